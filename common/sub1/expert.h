@@ -1,0 +1,37 @@
+/* common/sub1/expert.h: one expert, compressed or not, over a batch of rows: down(act(gate x) * up x). */
+#ifndef FS_SUB1_EXPERT_H
+#define FS_SUB1_EXPERT_H
+
+#include "compute/matmul.h"
+#include "model/config.h"
+#include "sub1/sub1.h"
+
+#define FS_EXPERT_MAX_ROWS 256u /* a call */
+
+/* Borrows the matrices' bytes (a mapping or a cache slot). Plain data. */
+typedef struct {
+    fs_expert_storage storage;
+    fs_activation activation;
+    uint32_t hidden_size, intermediate_size;
+    fs_sub1_matrix sub1[3]; /* gate, up, down (FS_PART_* order); FS_EXPERTS_SUB1 */
+    fs_matrix dense[3];     /* FS_EXPERTS_DENSE: bf16 or float32 (a float16 file is widened by who loads it) */
+} fs_expert;
+
+/* The rows of a call. Every pointer array has num_rows entries. Rows need not be adjacent: they come from different dispatches. */
+typedef struct {
+    uint32_t num_rows;         /* 1..FS_EXPERT_MAX_ROWS */
+    const int8_t *const *x_i8; /* sub1: [hidden_size] int8 */
+    const float *x_scale;      /* sub1: its scales */
+    const float *const *x_f32; /* dense: [hidden_size] float32 */
+    float *const *out;         /* [hidden_size] float32 */
+} fs_expert_rows;
+
+/* Scratch for up to max_rows rows, 64-byte aligned by the caller. */
+size_t fs_expert_scratch_bytes(const fs_expert *expert, uint32_t max_rows);
+
+/* sub1: gate and up by fs_sub1_matmul, a = silu(gate) * up, a quantised by row (fs_kernels.quantize_i8), down by fs_sub1_matmul.
+ * dense: the same in float32 with fs_matmul's fixed order, no quantisation. Each row's bits depend on that row alone. pool may be
+ * NULL (one thread). Thread: worker. */
+void fs_expert_run(const fs_expert *expert, const fs_expert_rows *rows, void *scratch, fs_pool *pool);
+
+#endif
