@@ -28,9 +28,9 @@ FS_MUST_USE fs_status fs_log_parse_format(const char *word, fs_log_format *out);
 void fs_log_write(fs_log_level level, const char *event, const char *fmt, ...) FS_PRINTF(3, 4);
 bool fs_log_enabled(fs_log_level level);
 
-#define fs_log_at(level, ...)                                                                                          \
-    do {                                                                                                               \
-        if (fs_log_enabled(level)) fs_log_write(level, __VA_ARGS__);                                                   \
+#define fs_log_at(level, ...)                                                                                \
+    do {                                                                                                     \
+        if (fs_log_enabled(level)) fs_log_write(level, __VA_ARGS__);                                         \
     } while (0)
 #define fs_log_error(...) fs_log_at(FS_LOG_ERROR, __VA_ARGS__)
 #define fs_log_warn(...)  fs_log_at(FS_LOG_WARN, __VA_ARGS__)

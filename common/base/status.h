@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FS_MUST_USE __attribute__((warn_unused_result))
+#define FS_MUST_USE           __attribute__((warn_unused_result))
 #define FS_PRINTF(fmt, first) __attribute__((format(printf, fmt, first)))
 
 /* Grouped by what a caller can do about it. */
@@ -20,13 +20,13 @@ typedef enum {
     FS_EXHAUSTED, /* a bounded queue, pool or window is full */
     FS_NO_MEMORY,
     /* never: the same call fails again */
-    FS_INVALID,      /* an argument, option or message is wrong */
-    FS_CORRUPT,      /* bytes of a file or peer break their format or checksum */
-    FS_NOT_FOUND,    /* no such file, tensor, model, method */
-    FS_DENIED,       /* the other side did not prove that it may */
-    FS_UNSUPPORTED,  /* well-formed, but not something this build or version does */
-    FS_IO,           /* the operating system refused: the detail has its words */
-    FS_INTERNAL,     /* our own mistake, reported rather than asserted */
+    FS_INVALID,     /* an argument, option or message is wrong */
+    FS_CORRUPT,     /* bytes of a file or peer break their format or checksum */
+    FS_NOT_FOUND,   /* no such file, tensor, model, method */
+    FS_DENIED,      /* the other side did not prove that it may */
+    FS_UNSUPPORTED, /* well-formed, but not something this build or version does */
+    FS_IO,          /* the operating system refused: the detail has its words */
+    FS_INTERNAL,    /* our own mistake, reported rather than asserted */
     /* too late */
     FS_DEADLINE,
     FS_CANCELLED,
@@ -49,9 +49,9 @@ fs_status fs_fail(fs_detail *detail, fs_status status, const char *fmt, ...) FS_
 fs_status fs_fail_in(fs_detail *detail, fs_status status, const char *fmt, ...) FS_PRINTF(3, 4);
 
 /* States what our own code guarantees; stays on in release builds. Never for anything that came from outside. */
-#define FS_ASSERT(cond)                                                                                                \
-    do {                                                                                                               \
-        if (!(cond)) fs_assert_failed(#cond, __FILE__, __LINE__);                                                      \
+#define FS_ASSERT(cond)                                                                                      \
+    do {                                                                                                     \
+        if (!(cond)) fs_assert_failed(#cond, __FILE__, __LINE__);                                            \
     } while (0)
 _Noreturn void fs_assert_failed(const char *cond, const char *file, int line);
 

@@ -19,7 +19,8 @@ struct fs_job {
 typedef struct fs_worker fs_worker;
 
 /* name: of the threads (at most 15 bytes), copied. Thread: loop, as all below. */
-FS_MUST_USE fs_status fs_worker_create(uv_loop_t *loop, const char *name, uint32_t num_threads, fs_worker **out);
+FS_MUST_USE fs_status fs_worker_create(uv_loop_t *loop, const char *name, uint32_t num_threads,
+                                       fs_worker **out);
 /* Never fails: jobs are linked, not copied. The number in flight is bounded by who owns the jobs. */
 void fs_worker_post(fs_worker *worker, fs_job *job);
 /* Jobs posted and not yet done. */
