@@ -29,12 +29,23 @@ static void *take(fs_arena_block *block, size_t bytes)
     return p;
 }
 
+/* Large blocks come in few sizes (at most eight an octave): rounds of many different sizes then share their blocks after a while, instead
+ * of each size keeping its own. */
+static bool size_class(size_t bytes, size_t *out)
+{
+    size_t step = ALIGN;
+    while (step < bytes / 8) step *= 2;
+    if (!fs_add_size(bytes, step - 1, &bytes)) return false;
+    *out = bytes & ~(step - 1);
+    return true;
+}
+
 /* Puts a new block of at least bytes behind the current one. */
 static fs_arena_block *add_block(fs_arena *arena, size_t bytes)
 {
     size_t capacity, total, all;
     if (!round_up(arena->block_bytes ? arena->block_bytes : DEFAULT_BLOCK_BYTES, &capacity)) return NULL;
-    if (capacity < bytes) capacity = bytes;
+    if (capacity < bytes && !size_class(bytes, &capacity)) return NULL;
     if (!fs_add_size(capacity, ALIGN, &total)) return NULL;
     if (!fs_add_size(arena->total_bytes, total, &all)) return NULL;
     if (arena->limit_bytes && all > arena->limit_bytes) return NULL;
@@ -47,15 +58,30 @@ static fs_arena_block *add_block(fs_arena *arena, size_t bytes)
     return block;
 }
 
+/* Of the blocks kept from before a reset, the smallest that fits, moved behind the current one; NULL: none fits. The others
+ * stay in the chain for later: a new block is made only where all that are left are too small. */
+static fs_arena_block *reuse_block(fs_arena *arena, size_t bytes)
+{
+    fs_arena_block **behind = arena->current ? &arena->current->next : &arena->first, **best = NULL;
+    for (fs_arena_block **link = behind; *link; link = &(*link)->next)
+        if ((*link)->capacity >= bytes && (!best || (*link)->capacity < (*best)->capacity)) best = link;
+    if (!best) return NULL;
+    fs_arena_block *block = *best;
+    *best = block->next;
+    block->next = *behind;
+    *behind = block;
+    block->used = 0;
+    return block;
+}
+
 void *fs_arena_alloc(fs_arena *arena, size_t bytes)
 {
     if (!round_up(bytes, &bytes)) return NULL;
     fs_arena_block *block = arena->current;
     if (block && block->capacity - block->used >= bytes) return take(block, bytes);
-    block = block ? block->next : arena->first; /* kept from before a reset */
-    if (!block || block->capacity < bytes) block = add_block(arena, bytes);
+    block = reuse_block(arena, bytes);
+    if (!block) block = add_block(arena, bytes);
     if (!block) return NULL;
-    block->used = 0;
     arena->current = block;
     return take(block, bytes);
 }

@@ -67,15 +67,15 @@ FS_MUST_USE fs_status fs_conf_parse_value(const fs_conf_option *option, const ch
 typedef struct {
     uint32_t log_level, log_format; /* fs_log_level, fs_log_format */
 } fs_conf_common;
-#define FS_CONF_COMMON(type, field)                                                                          \
+#define FS_CONF_COMMON(conf_type, field)                                                                          \
     {.name = "log-level",                                                                                    \
      .type = FS_CONF_ENUM,                                                                                   \
-     .offset = offsetof(type, field.log_level),                                                              \
+     .offset = offsetof(conf_type, field.log_level),                                                              \
      .default_text = "info",                                                                                 \
      .words = "error|warn|info|debug",                                                                       \
      .help = "How much is logged to standard error."},                                                       \
     {                                                                                                        \
-        .name = "log-format", .type = FS_CONF_ENUM, .offset = offsetof(type, field.log_format),              \
+        .name = "log-format", .type = FS_CONF_ENUM, .offset = offsetof(conf_type, field.log_format),              \
         .default_text = "logfmt", .words = "logfmt|json", .help = "How a log line is written."               \
     }
 

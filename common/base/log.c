@@ -67,7 +67,7 @@ typedef struct {
 
 static bool put(log_line *line, const char *text, size_t size)
 {
-    if (line->cut || size > LINE_BYTES - TAIL_BYTES - line->size) {
+    if (line->cut || line->size + size > LINE_BYTES - TAIL_BYTES) {
         line->cut = true;
         return false;
     }
@@ -102,7 +102,7 @@ static void put_field(log_line *line, const char *key, size_t key_size, const ch
     bool json = state.format == FS_LOG_JSON;
     size_t before = line->size;
     /* A key is written whole, with room for a short value, or not at all. */
-    if (line->cut || key_size + 16 > LINE_BYTES - TAIL_BYTES - line->size) {
+    if (line->cut || line->size + key_size + 16 > LINE_BYTES - TAIL_BYTES) {
         line->cut = true;
         return;
     }
