@@ -23,5 +23,9 @@ FS_MUST_USE fs_status fs_expert_find(const fs_model_config *config, const fs_ten
  * the model's. widened: memory for float16 parts, taken by the caller (free()); NULL when not needed. */
 FS_MUST_USE fs_status fs_expert_open(const fs_model_config *config, const fs_expert_range *range, fs_expert *out,
                                      void **widened, fs_detail *detail);
+/* The same for sub1 bytes that were read to other memory (a cache slot): range->bytes of them, FS_SUB1_ALIGN-aligned, borrowed for as
+ * long as the expert is used. */
+FS_MUST_USE fs_status fs_expert_open_bytes(const fs_model_config *config, const fs_expert_range *range,
+                                           const uint8_t *bytes, fs_expert *out, fs_detail *detail);
 
 #endif
