@@ -1,0 +1,79 @@
+/* expert_node/exec/exec_int.h: what the two halves of the executor share: exec.c knows messages, job.c knows batches. */
+#ifndef FS_EXEC_EXEC_INT_H
+#define FS_EXEC_EXEC_INT_H
+
+#include "base/worker.h"
+#include "exec/batch.h"
+#include "exec/exec.h"
+#include "fabric/wire.h"
+
+/* A job carries several small batches, so that a thread is woken once for them. */
+enum { FS_EXEC_JOB_BATCHES = 16, FS_EXEC_JOB_ROWS = FS_EXPERT_MAX_ROWS };
+
+/* A dispatch that is not answered yet. Its index is its tag in the batcher. */
+typedef struct {
+    fs_peer *peer; /* NULL: lost, or the slot is free */
+    fs_kept *kept; /* the message: rows are read where they lie in it */
+    fs_dispatch dispatch;
+    uint8_t *block; /* the result, filled in place; NULL: the slot is free */
+    size_t size;
+    float *row;          /* [num_pairs][hidden_size] in block */
+    uint32_t pairs_left; /* not yet computed nor given up */
+    uint64_t compute_ns;
+    bool any_failed; /* a group has a status: its rows are zeroed before the result goes */
+    bool blocked;    /* done, and waits until its peer takes it */
+    uint32_t next_free;
+} fs_pending;
+
+/* One expert over rows [first_row, first_row + num_rows) of its job. */
+typedef struct {
+    fs_held *held;
+    uint32_t first_row, num_rows, first_piece, num_pieces;
+    fs_wire_status status;
+    int64_t ns;
+} fs_exec_batch;
+
+/* The worker's from post until done. */
+typedef struct fs_exec_job {
+    fs_job job; /* first */
+    fs_exec *exec;
+    struct fs_exec_job *next_free;
+    uint32_t num_batches, num_rows, num_pieces;
+    fs_exec_batch batches[FS_EXEC_JOB_BATCHES];
+    fs_batch_piece pieces[FS_EXEC_JOB_ROWS];
+    const int8_t *x_i8[FS_EXEC_JOB_ROWS];
+    const float *x_f32[FS_EXEC_JOB_ROWS];
+    float x_scale[FS_EXEC_JOB_ROWS];
+    float *out[FS_EXEC_JOB_ROWS];
+    void *scratch;
+    size_t scratch_bytes;
+} fs_exec_job;
+
+struct fs_exec {
+    const fs_exec_port *port;
+    fs_store *store;
+    const fs_model_config *config;
+    uint64_t fingerprint;
+    size_t max_message;
+    fs_batcher *batcher;
+    fs_pending *pending; /* [num_slots] */
+    uint32_t num_slots, num_pending, free_slot;
+    fs_worker *worker;
+    fs_exec_job *jobs, *free_job; /* [threads] */
+    uint32_t threads, jobs_running;
+    void (*idle)(void *arg);
+    void *idle_arg;
+    fs_exec_stats stats;
+};
+
+/* exec.c: count pairs of the pending are done, or given up with a status; answers it when none are left. */
+void fs_exec_pairs_done(fs_exec *exec, uint32_t tag, uint32_t count);
+void fs_exec_pairs_failed(fs_exec *exec, const fs_batch_piece *piece, fs_wire_status status);
+
+/* job.c */
+FS_MUST_USE fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop);
+void fs_exec_destroy_jobs(fs_exec *exec);
+/* Hands waiting rows to idle threads. */
+void fs_exec_start_jobs(fs_exec *exec);
+
+#endif

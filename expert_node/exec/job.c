@@ -1,0 +1,160 @@
+/* expert_node/exec/job.c: batches become jobs, jobs run on threads, and what they computed is credited to its dispatches. */
+#include <stdlib.h>
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "exec/exec_int.h"
+
+/* ---- on a worker thread ---- */
+
+/* Grows once to what the model's largest expert needs, at its first job. */
+static bool need_scratch(fs_exec_job *job, size_t bytes)
+{
+    if (bytes <= job->scratch_bytes) return true;
+    free(job->scratch);
+    job->scratch = fs_alloc_aligned(bytes);
+    job->scratch_bytes = job->scratch ? bytes : 0;
+    return job->scratch != NULL;
+}
+
+static void run_batch(fs_exec_job *job, fs_exec_batch *batch)
+{
+    const fs_expert *expert = fs_held_expert(batch->held);
+    if (!need_scratch(job, fs_expert_scratch_bytes(expert, FS_EXPERT_MAX_ROWS))) {
+        batch->status = FS_WIRE_EXHAUSTED;
+        return;
+    }
+    fs_expert_rows rows = {.num_rows = batch->num_rows,
+                           .x_i8 = job->x_i8 + batch->first_row,
+                           .x_scale = job->x_scale + batch->first_row,
+                           .x_f32 = job->x_f32 + batch->first_row,
+                           .out = job->out + batch->first_row};
+    int64_t start = fs_clock_now(fs_clock_system());
+    fs_expert_run(expert, &rows, job->scratch, NULL);
+    batch->ns = fs_clock_now(fs_clock_system()) - start;
+}
+
+static void run_job(fs_job *base)
+{
+    fs_exec_job *job = (fs_exec_job *)base;
+    for (uint32_t i = 0; i < job->num_batches; i++) run_batch(job, &job->batches[i]);
+}
+
+/* ---- on the loop ---- */
+
+static void credit(fs_exec *exec, const fs_exec_job *job, const fs_exec_batch *batch)
+{
+    for (uint32_t i = 0; i < batch->num_pieces; i++) {
+        const fs_batch_piece *piece = &job->pieces[batch->first_piece + i];
+        if (batch->status != FS_WIRE_OK) {
+            fs_exec_pairs_failed(exec, piece, batch->status);
+            continue;
+        }
+        exec->pending[piece->tag].compute_ns += (uint64_t)batch->ns * piece->count / batch->num_rows;
+        fs_exec_pairs_done(exec, piece->tag, piece->count);
+    }
+    if (batch->status != FS_WIRE_OK) return;
+    exec->stats.batches++;
+    exec->stats.rows_computed += batch->num_rows;
+    exec->stats.compute_ns += (uint64_t)batch->ns;
+}
+
+static void job_done(fs_job *base)
+{
+    fs_exec_job *job = (fs_exec_job *)base;
+    fs_exec *exec = job->exec;
+    exec->jobs_running--;
+    exec->stats.jobs++;
+    for (uint32_t i = 0; i < job->num_batches; i++) {
+        fs_store_release(job->batches[i].held);
+        credit(exec, job, &job->batches[i]);
+    }
+    job->next_free = exec->free_job;
+    exec->free_job = job;
+    fs_exec_start_jobs(exec);
+}
+
+static void add_rows(fs_exec *exec, fs_exec_job *job, const fs_batch_piece *piece)
+{
+    const fs_pending *p = &exec->pending[piece->tag];
+    const fs_dispatch *d = &p->dispatch;
+    for (uint32_t i = piece->first; i < piece->first + piece->count; i++) {
+        uint32_t row = fs_dispatch_pair(d, i), at = job->num_rows++;
+        job->x_i8[at] = d->row_i8 ? d->row_i8 + (size_t)row * d->row_stride : NULL;
+        job->x_scale[at] = d->scale ? d->scale[row] : 0;
+        job->x_f32[at] = d->row_f32 ? d->row_f32 + (size_t)row * d->row_stride : NULL;
+        job->out[at] = p->row + (size_t)i * d->hidden_size;
+    }
+}
+
+/* Moves the next batch into the job. false: nothing waits, or what waits would have to be split to fit. */
+static bool add_batch(fs_exec *exec, fs_exec_job *job)
+{
+    uint32_t room = FS_EXEC_JOB_ROWS - job->num_rows, waiting = fs_batcher_peek(exec->batcher);
+    if (waiting == 0 || (job->num_batches > 0 && waiting > room)) return false;
+    fs_batch_piece *pieces = job->pieces + job->num_pieces;
+    uint32_t key, num_pieces = fs_batcher_next(exec->batcher, room, &key, pieces);
+    fs_exec_batch batch = {
+        .first_row = job->num_rows, .first_piece = job->num_pieces, .num_pieces = num_pieces};
+    fs_status st = fs_store_acquire(exec->store, key, &batch.held);
+    if (st != FS_OK) { /* dropped since the dispatch came */
+        for (uint32_t i = 0; i < num_pieces; i++)
+            fs_exec_pairs_failed(exec, &pieces[i], st == FS_CORRUPT ? FS_WIRE_CORRUPT : FS_WIRE_MOVED);
+        return true;
+    }
+    for (uint32_t i = 0; i < num_pieces; i++) add_rows(exec, job, &pieces[i]);
+    job->num_pieces += num_pieces;
+    batch.num_rows = job->num_rows - batch.first_row;
+    job->batches[job->num_batches++] = batch;
+    return true;
+}
+
+/* The experts that wait are divided over the threads that are idle. */
+static void fill_job(fs_exec *exec, fs_exec_job *job)
+{
+    uint32_t idle = exec->threads - exec->jobs_running, ready = fs_batcher_num_ready(exec->batcher);
+    uint32_t share = (ready + idle - 1) / idle;
+    if (share > FS_EXEC_JOB_BATCHES) share = FS_EXEC_JOB_BATCHES;
+    job->num_batches = job->num_rows = job->num_pieces = 0;
+    while (job->num_batches < share && add_batch(exec, job)) {
+    }
+}
+
+void fs_exec_start_jobs(fs_exec *exec)
+{
+    while (exec->free_job && fs_batcher_num_ready(exec->batcher) > 0) {
+        fs_exec_job *job = exec->free_job;
+        fill_job(exec, job);
+        if (job->num_batches == 0) continue; /* all of it was dropped */
+        exec->free_job = job->next_free;
+        exec->jobs_running++;
+        fs_worker_post(exec->worker, &job->job);
+    }
+}
+
+fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop)
+{
+    exec->jobs = calloc(exec->threads, sizeof(*exec->jobs));
+    if (!exec->jobs) return FS_NO_MEMORY;
+    for (uint32_t i = exec->threads; i-- > 0;) {
+        fs_exec_job *job = &exec->jobs[i];
+        job->job = (fs_job){.run = run_job, .done = job_done};
+        job->exec = exec;
+        job->next_free = exec->free_job;
+        exec->free_job = job;
+    }
+    return fs_worker_create(loop, "expert", exec->threads, &exec->worker);
+}
+
+void fs_exec_destroy_jobs(fs_exec *exec)
+{
+    fs_worker_destroy(exec->worker); /* joins: no batch is read or written from here on */
+    for (uint32_t i = 0; exec->jobs && i < exec->threads; i++) {
+        fs_exec_job *job = &exec->jobs[i];
+        bool running = true; /* one that never ran its `done` still holds its experts */
+        for (const fs_exec_job *f = exec->free_job; f; f = f->next_free) running &= f != job;
+        for (uint32_t b = 0; running && b < job->num_batches; b++) fs_store_release(job->batches[b].held);
+        free(job->scratch);
+    }
+    free(exec->jobs);
+}

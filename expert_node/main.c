@@ -1,0 +1,372 @@
+/* expert_node/main.c: the expert node process: store, executor, fabric and the life with the coordinator on one loop. */
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/worker.h"
+#include "compute/kernels.h"
+#include "exec/exec.h"
+#include "fabric/fabric.h"
+#include "options.h"
+#include "rpc/member.h"
+#include "store/store.h"
+
+#define LEAVE_NS   (1 * FS_NS_PER_S)
+#define STOP_GRACE (8 * FS_NS_PER_S) /* beside the drain: after it the process ends as it is */
+
+typedef struct {
+    fs_node_options options;
+    uint32_t threads;
+    uv_loop_t loop;
+    uv_signal_t term, interrupt;
+    uv_timer_t drain_timer, watchdog;
+    fs_store *store;
+    fs_exec *exec;
+    fs_fabric *fabric;
+    fs_rpc *rpc;
+    fs_member *member;
+    char bound[128];
+    char problem[640]; /* as last told to the coordinator */
+    uint64_t told_epoch;
+    bool announced, stopping;
+    int exit_code;
+} node;
+
+/* ---- fabric ---- */
+
+static void on_up(void *arg, fs_peer *peer)
+{
+    fs_log_info("router_up", "peer=%s address=%s", fs_peer_name(peer), fs_peer_address(peer));
+}
+
+static void on_down(void *arg, fs_peer *peer, fs_status why, const char *text)
+{
+    node *n = arg;
+    fs_log_at(why == FS_CANCELLED ? FS_LOG_INFO : FS_LOG_WARN, "router_down",
+              "peer=\"%s\" address=%s status=%s text=\"%s\"", fs_peer_name(peer), fs_peer_address(peer),
+              fs_status_name(why), text);
+    if (n->exec) fs_exec_on_down(n->exec, peer);
+}
+
+static void on_message(void *arg, fs_peer *peer, uint16_t type, const uint8_t *data, size_t size)
+{
+    node *n = arg;
+    if (n->exec) fs_exec_on_message(n->exec, peer, type, data, size);
+}
+
+static void on_writable(void *arg, fs_peer *peer)
+{
+    node *n = arg;
+    if (n->exec) fs_exec_on_writable(n->exec, peer);
+}
+
+/* ---- placement ---- */
+
+/* The place of this node in placement->nodes, or UINT32_MAX. By name: the id is not known before the first registration ends. */
+static uint32_t own_index(const node *n, const Foresight__V1__Placement *placement)
+{
+    for (size_t i = 0; i < placement->n_nodes; i++)
+        if (strcmp(placement->nodes[i]->name, n->options.name) == 0) return (uint32_t)i;
+    return UINT32_MAX;
+}
+
+static bool placement_fits(const node *n, const Foresight__V1__Placement *p)
+{
+    const fs_model_config *config = fs_store_config(n->store);
+    uint64_t entries = (uint64_t)config->num_moe_layers * config->num_experts * p->num_replicas;
+    return p->model_fingerprint == fs_store_fingerprint(n->store) &&
+           p->num_moe_layers == config->num_moe_layers && p->num_experts == config->num_experts &&
+           p->n_replica == entries;
+}
+
+static void on_placement(void *arg, const Foresight__V1__Placement *placement)
+{
+    node *n = arg;
+    fs_store_stats stats;
+    fs_store_get_stats(n->store, &stats);
+    if (n->stopping || placement->n_replica == 0 || placement->assignment_epoch == stats.epoch) return;
+    if (!placement_fits(n, placement)) {
+        fs_log_error("placement_refused", "epoch=%" PRIu64 " layers=%u experts=%u entries=%zu",
+                     placement->epoch, placement->num_moe_layers, placement->num_experts,
+                     placement->n_replica);
+        return;
+    }
+    uint32_t self = own_index(n, placement);
+    uint8_t *wanted = calloc(fs_store_num_experts(n->store), 1);
+    if (!wanted) {
+        fs_log_error("placement_refused", "epoch=%" PRIu64 " text=\"no memory\"", placement->epoch);
+        return;
+    }
+    for (size_t i = 0; self != UINT32_MAX && i < placement->n_replica; i++)
+        if (placement->replica[i] == self) wanted[i / placement->num_replicas] = 1;
+    fs_store_assign(n->store, placement->assignment_epoch, wanted);
+    free(wanted);
+    fs_member_touch(n->member);
+}
+
+/* A heartbeat goes at once when the node became ready or has a new problem; not with each of many experts loaded. */
+static void on_store_change(void *arg)
+{
+    node *n = arg;
+    fs_store_stats stats;
+    fs_store_get_stats(n->store, &stats);
+    if (stats.ready_epoch == n->told_epoch && strcmp(stats.problem, n->problem) == 0) return;
+    if (n->member) fs_member_touch(n->member);
+}
+
+static void fill_heartbeat(void *arg, Foresight__V1__HeartbeatRequest *heartbeat)
+{
+    node *n = arg;
+    fs_store_stats stats;
+    fs_exec_stats exec = {0};
+    fs_store_get_stats(n->store, &stats);
+    if (n->exec) fs_exec_get_stats(n->exec, &exec);
+    n->told_epoch = stats.ready_epoch;
+    snprintf(n->problem, sizeof(n->problem), "%s", stats.problem);
+    heartbeat->ready_epoch = stats.ready_epoch;
+    heartbeat->experts_loaded = stats.loaded;
+    heartbeat->bytes_loaded = stats.bytes_loaded;
+    heartbeat->rows_computed = exec.rows_computed;
+    heartbeat->problem = n->problem;
+}
+
+/* ---- stopping: leave, finish what is queued, close the fabric, then gRPC, then the rest; each step bounded ---- */
+
+static void on_rpc_closed(void *arg)
+{
+    node *n = arg;
+    n->rpc = NULL;
+    uv_close((uv_handle_t *)&n->watchdog, NULL);
+    uv_close((uv_handle_t *)&n->drain_timer, NULL);
+    uv_close((uv_handle_t *)&n->term, NULL);
+    uv_close((uv_handle_t *)&n->interrupt, NULL);
+}
+
+static void on_fabric_closed(void *arg)
+{
+    node *n = arg;
+    n->fabric = NULL;
+    fs_store_destroy(n->store);
+    n->store = NULL;
+    if (n->rpc)
+        fs_rpc_close(n->rpc, on_rpc_closed, n);
+    else
+        on_rpc_closed(n);
+}
+
+static void close_fabric(node *n)
+{
+    fs_exec *exec = n->exec;
+    n->exec = NULL;
+    fs_exec_destroy(exec); /* gives the fabric's messages back, so before it */
+    if (n->fabric)
+        fs_fabric_close(n->fabric, on_fabric_closed, n);
+    else
+        on_fabric_closed(n);
+}
+
+static void on_drained(uv_timer_t *timer)
+{
+    node *n = timer->data;
+    if (n->exec) {
+        fs_exec_stats stats;
+        fs_exec_get_stats(n->exec, &stats);
+        if (stats.pending > 0) fs_log_warn("drain_cut_short", "dispatches=%u", stats.pending);
+    }
+    close_fabric(n);
+}
+
+/* Closing waits for the loop: idle is told from inside the executor. */
+static void on_idle(void *arg)
+{
+    node *n = arg;
+    uv_timer_start(&n->drain_timer, on_drained, 0, 0);
+}
+
+static void on_left(void *arg)
+{
+    node *n = arg;
+    uv_timer_start(&n->drain_timer, on_drained, (uint64_t)(n->options.drain_ns / FS_NS_PER_MS), 0);
+    if (n->exec)
+        fs_exec_when_idle(n->exec, on_idle, n);
+    else
+        on_idle(n);
+}
+
+static void on_stuck(uv_timer_t *timer)
+{
+    fs_log_error("stop_timed_out", "text=\"a part did not close in time; the process ends as it is\"");
+    _exit(1);
+}
+
+static void stop(node *n, int exit_code)
+{
+    if (n->stopping) return;
+    n->stopping = true;
+    n->exit_code = exit_code;
+    uv_timer_start(&n->watchdog, on_stuck, (uint64_t)((n->options.drain_ns + STOP_GRACE) / FS_NS_PER_MS), 0);
+    fs_member *member = n->member;
+    n->member = NULL;
+    fs_member_destroy(member, LEAVE_NS, on_left, n);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    node *n = handle->data;
+    fs_log_info("stopping", "signal=%d", number);
+    stop(n, 0);
+}
+
+/* ---- starting ---- */
+
+static void on_refused(uv_timer_t *timer)
+{
+    stop(timer->data, 1);
+}
+
+static void on_state(void *arg, bool registered, fs_rpc_code code, const char *text)
+{
+    node *n = arg;
+    if (!registered) {
+        fs_log_warn("not_registered", "coordinator=%s code=%s text=\"%s\"", n->options.coordinator,
+                    fs_rpc_code_name(code), text);
+        /* The same again would be refused again. From the loop: this is the member's own callback. */
+        if (code == FS_RPC_INVALID_ARGUMENT) uv_timer_start(&n->drain_timer, on_refused, 0, 0);
+        return;
+    }
+    fs_log_info("registered", "coordinator=%s id=%u", n->options.coordinator, fs_member_id(n->member));
+    if (!n->announced) fs_process_ready("fabric", n->bound);
+    n->announced = true;
+}
+
+static fs_status start_store(node *n, fs_detail *detail)
+{
+    fs_store_options options = {.dir = n->options.model,
+                                .memory_bytes = n->options.memory_bytes,
+                                .load_threads = n->options.load_threads,
+                                .on_change = on_store_change,
+                                .arg = n};
+    return fs_store_create(&n->loop, &options, &n->store, detail);
+}
+
+static fs_status start_fabric(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], fs_detail *detail)
+{
+    fs_fabric_options options;
+    fs_fabric_options_init(&options);
+    options.name = n->options.name;
+    memcpy(options.key, key, FS_FABRIC_KEY_BYTES);
+    options.handlers = (fs_fabric_handlers){on_up, on_down, on_message, on_writable, n};
+    fs_exec_options exec = {.port = &fs_exec_fabric,
+                            .store = n->store,
+                            .threads = n->threads,
+                            .queue_rows = n->options.queue_rows,
+                            .queue_dispatches = n->options.queue_dispatches,
+                            .max_message = options.max_message};
+    fs_status st = fs_exec_create(&n->loop, &exec, &n->exec);
+    if (st != FS_OK) return fs_fail(detail, st, "cannot start %u compute threads", n->threads);
+    st = fs_fabric_create(&n->loop, &options, &n->fabric, detail);
+    if (st == FS_OK) st = fs_fabric_listen(n->fabric, n->options.listen, n->bound, detail);
+    return st;
+}
+
+static fs_status start_member(node *n, fs_detail *detail)
+{
+    fs_status st = fs_rpc_create(&n->loop, &n->rpc);
+    if (st != FS_OK) return fs_fail(detail, st, "cannot start gRPC");
+    const fs_model_config *config = fs_store_config(n->store);
+    const char *slash = strrchr(n->options.model, '/');
+    Foresight__V1__RegisterRequest self = FORESIGHT__V1__REGISTER_REQUEST__INIT;
+    self.name = (char *)n->options.name;
+    self.kind = FORESIGHT__V1__MEMBER_KIND__MEMBER_KIND_EXPERT_NODE;
+    self.address = n->options.advertise ? (char *)n->options.advertise : n->bound;
+    self.rack = (char *)n->options.rack;
+    self.model_fingerprint = fs_store_fingerprint(n->store);
+    self.model_name = (char *)(slash && slash[1] ? slash + 1 : n->options.model);
+    self.num_moe_layers = config->num_moe_layers;
+    self.num_experts = config->num_experts;
+    self.capacity_bytes = n->options.memory_bytes;
+    self.expert_bytes = fs_store_expert_bytes(n->store);
+    fs_member_options options = {.rpc = n->rpc,
+                                 .coordinator = n->options.coordinator,
+                                 .credentials = {.insecure = true},
+                                 .self = &self,
+                                 .on_placement = on_placement,
+                                 .fill_heartbeat = fill_heartbeat,
+                                 .on_state = on_state,
+                                 .arg = n};
+    return fs_member_create(&n->loop, &options, &n->member, detail);
+}
+
+static void start_handles(node *n)
+{
+    FS_ASSERT(uv_loop_init(&n->loop) == 0);
+    FS_ASSERT(uv_timer_init(&n->loop, &n->drain_timer) == 0 && uv_timer_init(&n->loop, &n->watchdog) == 0);
+    FS_ASSERT(uv_signal_init(&n->loop, &n->term) == 0 && uv_signal_init(&n->loop, &n->interrupt) == 0);
+    n->drain_timer.data = n->watchdog.data = n->term.data = n->interrupt.data = n;
+    FS_ASSERT(uv_signal_start(&n->term, on_signal, SIGTERM) == 0);
+    FS_ASSERT(uv_signal_start(&n->interrupt, on_signal, SIGINT) == 0);
+}
+
+static fs_status start(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], fs_detail *detail)
+{
+    fs_status st = start_store(n, detail);
+    if (st == FS_OK) st = start_fabric(n, key, detail);
+    if (st == FS_OK) st = start_member(n, detail);
+    if (st != FS_OK) return st;
+    fs_log_info("started", "model=%s fabric=%s threads=%u isa=%s experts=%u fingerprint=%016" PRIx64,
+                n->options.model, n->bound, n->threads, fs_isa_name(fs_isa_best()),
+                fs_store_num_experts(n->store), fs_store_fingerprint(n->store));
+    return FS_OK;
+}
+
+static int run(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES])
+{
+    fs_detail detail = {0};
+    signal(SIGPIPE, SIG_IGN);
+    start_handles(n);
+    fs_status st = start(n, key, &detail);
+    if (st != FS_OK) {
+        fs_log_error("start_failed", "status=%s detail=\"%s\"", fs_status_name(st), detail.text);
+        stop(n, 1);
+    }
+    uv_run(&n->loop, UV_RUN_DEFAULT);
+    FS_ASSERT(uv_loop_close(&n->loop) == 0);
+    fs_log_info("stopped", "code=%d", n->exit_code);
+    return n->exit_code;
+}
+
+int main(int argc, char **argv)
+{
+    static node n;
+    fs_detail detail = {0};
+    fs_conf *conf = NULL;
+    fs_conf_outcome outcome;
+    uint8_t key[FS_CLUSTER_KEY_BYTES];
+    fs_status st = fs_conf_load(&fs_node_spec, argc, argv, environ, &n.options, NULL, &conf, &outcome, stdout,
+                                &detail);
+    if (st == FS_OK && outcome == FS_CONF_EXIT) {
+        fs_conf_destroy(conf);
+        return 0;
+    }
+    if (st == FS_OK) st = fs_isa_check(&detail);
+    if (st == FS_OK)
+        st = fs_cluster_key_load(n.options.cluster_key, n.options.cluster_key_file, key, &detail);
+    if (st != FS_OK) {
+        fprintf(stderr, "foresight-expert: %s\n", detail.text);
+        fs_conf_destroy(conf);
+        return 2;
+    }
+    if (n.options.die_with_parent) fs_process_die_with_parent();
+    fs_log_init((fs_log_level)n.options.common.log_level, (fs_log_format)n.options.common.log_format,
+                "expert", n.options.name);
+    n.threads = n.options.threads ? n.options.threads : fs_num_cpus();
+    int code = run(&n, key);
+    fs_conf_destroy(conf);
+    return code;
+}
