@@ -69,7 +69,8 @@ static fs_status open_file(fs_tensors *set, uint32_t i, const char *dir, const c
     if (!file->path) return fs_fail(detail, FS_NO_MEMORY, "%.200s: no memory", name);
     int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
     if (fd < 0)
-        return fs_fail(detail, errno == ENOENT ? FS_NOT_FOUND : FS_IO, "%s: %s", file->path, strerror(errno));
+        return fs_fail(detail, errno == ENOENT || errno == ENOTDIR ? FS_NOT_FOUND : FS_IO, "%s: %s",
+                       file->path, strerror(errno));
     fs_status st = map_fd(file, fd, detail);
     close(fd);
     return st == FS_OK ? fs_safetensors_header(set, i, file->data, file->size, detail) : st;
