@@ -1,0 +1,83 @@
+/* tools/compress/compress.h: what the files of foresight-compress share: the directory being made, packing, verifying. */
+#ifndef FS_COMPRESS_H
+#define FS_COMPRESS_H
+
+#include <jansson.h>
+
+#include "base/arena.h"
+#include "compute/pool.h"
+#include "model/config.h"
+#include "model/safetensors.h"
+
+/* Whether the user asked to stop (SIGINT, SIGTERM). Whoever works long asks between pieces and returns FS_CANCELLED. */
+bool fs_compress_stopped(void);
+
+/* A model directory that appears under its name only when it is whole: until then it is OUT.incomplete. Thread: one. */
+typedef struct {
+    fs_arena arena;
+    const char *path, *staging; /* in the arena */
+    json_t *weight_map;         /* tensor name -> file name */
+    uint64_t tensor_bytes, file_bytes;
+    bool staged, committed;
+} fs_output;
+
+/* FS_INVALID: OUT or OUT.incomplete is there already; FS_IO. The caller calls fini in any case. path: copied. */
+FS_MUST_USE fs_status fs_output_begin(const char *path, fs_output *out, fs_detail *detail);
+/* staging/name, in the arena; NULL: no memory. */
+const char *fs_output_file(fs_output *out, const char *name);
+/* Notes for the index that the tensor is in the file. */
+FS_MUST_USE fs_status fs_output_note_tensor(fs_output *out, const char *tensor, uint64_t bytes,
+                                            const char *file);
+/* Writes a small file. */
+FS_MUST_USE fs_status fs_output_write(fs_output *out, const char *name, const void *data, size_t size,
+                                      fs_detail *detail);
+/* model.safetensors.index.json, from what was noted. */
+FS_MUST_USE fs_status fs_output_write_index(fs_output *out, fs_detail *detail);
+/* Gives the directory its name. FS_INVALID: something of that name has come meanwhile. */
+FS_MUST_USE fs_status fs_output_commit(fs_output *out, fs_detail *detail);
+/* Removes what was not committed. Zero is allowed. */
+void fs_output_fini(fs_output *out);
+
+/* The checkpoint that comes in. */
+typedef struct {
+    const char *dir;
+    fs_model_config config;
+    fs_tensors *tensors;
+} fs_input;
+
+/* What was written, counted from the files. */
+typedef struct {
+    uint32_t num_experts, num_backbone_tensors, num_backbone_files, num_json_files;
+    uint64_t num_weights;                  /* of the experts */
+    uint64_t part_bytes[3];                /* blobs with the padding behind them */
+    uint64_t expert_bytes, backbone_bytes; /* whole files */
+    uint64_t json_bytes;
+} fs_summary;
+
+/* Packs a checkpoint whose experts are ternary already, exactly. FS_INVALID: they are not; the detail names tensor, row, column and
+ * why. FS_UNSUPPORTED: a shape that the format cannot hold. */
+FS_MUST_USE fs_status fs_pack_lossless(const fs_input *in, fs_pool *pool, fs_output *out, fs_summary *summary,
+                                       fs_detail *detail);
+
+/* config.json with its quantization_config, the index, and copies of the input's other small *.json files. */
+FS_MUST_USE fs_status fs_pack_json(const fs_input *in, fs_output *out, fs_summary *summary,
+                                   fs_detail *detail);
+
+/* Reads the staged directory as a process would and compares it with the input, weight for weight. FS_CORRUPT: not the same. */
+FS_MUST_USE fs_status fs_verify(const fs_input *in, const char *dir, fs_pool *pool, fs_detail *detail);
+
+/* Runs fn for the experts of one decoder layer, fs_num_workers at a time, and after each such batch (if not NULL) after(arg, count), on the
+ * caller's thread. worker: 0 to count - 1, the expert's place in its batch: memory that fn may use. Returns the failure of the
+ * lowest expert; FS_CANCELLED when stopped. */
+typedef fs_status fs_expert_fn(void *arg, uint32_t worker, uint32_t layer, uint32_t expert,
+                               fs_detail *detail);
+typedef fs_status fs_batch_fn(void *arg, uint32_t count, fs_detail *detail);
+FS_MUST_USE fs_status fs_each_expert(const fs_model_config *config, uint32_t layer, fs_pool *pool,
+                                     fs_expert_fn *fn, fs_batch_fn *after, void *arg, fs_detail *detail);
+/* How many experts are in work at once. */
+uint32_t fs_num_workers(const fs_pool *pool);
+
+/* The largest part of an expert, in weights. */
+size_t fs_max_part_weights(const fs_model_config *config);
+
+#endif
