@@ -123,7 +123,7 @@ static void settle(fs_store *store)
     bool ready = store->epoch != 0 && store->loaded == store->assigned;
     if (ready && store->ready_epoch != store->epoch) {
         store->ready_epoch = store->epoch;
-        fs_log_info("experts_ready", "epoch=%" PRIu64 " experts=%u bytes=%" PRIu64 " ms=%" PRId64,
+        fs_log_info("experts_ready", "epoch=%" PRIu64 " experts=%u bytes=%" PRIu64 " ms=%lld",
                     store->epoch, store->loaded, store->bytes_loaded,
                     (fs_clock_now(fs_clock_system()) - store->assigned_at_ns) / FS_NS_PER_MS);
     }

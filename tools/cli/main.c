@@ -1,0 +1,63 @@
+/* tools/cli/main.c: the `foresight` command: a table of subcommands. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+typedef struct {
+    const char *name, *second; /* second: a word more, "bench serve" */
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} subcommand;
+
+static const subcommand table[] = {
+    {"serve", NULL, fs_cli_serve, "run a whole cluster on this machine until it is stopped"},
+    {"generate", NULL, fs_cli_generate, "generate text after a prompt"},
+    {"status", NULL, fs_cli_status, "show a cluster's members, their states and what is wrong"},
+    {"inspect", NULL, fs_cli_inspect, "show a model directory's shapes, sizes and bits a weight"},
+    {"bench", "serve", fs_cli_bench_serve, "measure a cluster: tokens a second, latencies, where time goes"},
+    {"demo", NULL, fs_cli_demo, "show a cluster at work, with its figures"},
+};
+enum { NUM_COMMANDS = sizeof(table) / sizeof(*table) };
+
+static void print_help(FILE *out)
+{
+    fprintf(
+        out,
+        "usage: foresight COMMAND [OPTIONS]\n\nServes mixture-of-experts language models on a cluster.\n\n");
+    for (int i = 0; i < NUM_COMMANDS; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "%s%s%s", table[i].name, table[i].second ? " " : "",
+                 table[i].second ? table[i].second : "");
+        fprintf(out, "  %-12s %s\n", name, table[i].summary);
+    }
+    fprintf(out, "\n`foresight COMMAND --help` lists a command's options. Exit status: 0 done, 1 failed, 2 "
+                 "wrong options, 130 interrupted.\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help(stderr);
+        return FS_EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        print_help(stdout);
+        return FS_EXIT_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("foresight %s\n", FS_VERSION);
+        return FS_EXIT_OK;
+    }
+    for (int i = 0; i < NUM_COMMANDS; i++) {
+        int words = table[i].second ? 2 : 1;
+        if (strcmp(argv[1], table[i].name) != 0) continue;
+        if (words == 2 && (argc < 3 || strcmp(argv[2], table[i].second) != 0)) {
+            fprintf(stderr, "foresight %s: say what: foresight %s %s\n", argv[1], argv[1], table[i].second);
+            return FS_EXIT_USAGE;
+        }
+        return table[i].run(argc - words, argv + words);
+    }
+    fprintf(stderr, "foresight: no command '%s'; foresight --help lists them\n", argv[1]);
+    return FS_EXIT_USAGE;
+}
