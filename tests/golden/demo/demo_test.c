@@ -1,7 +1,8 @@
 /* tests/golden/demo/demo_test.c: the demo model, computed from its compressed experts, says what the reference says: routes, logits, log
  * probabilities and greedy text, and the same bits on every instruction set, chunking and number of threads.
  * golden.json is the reference's output (PyTorch, float32, experts' activations quantised to int8).
- * links: backbone sub1 model compute base PkgConfig::jansson */
+ * links: backbone sub1 model compute base PkgConfig::jansson
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
