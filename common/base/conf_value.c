@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/base_int.h"
 #include "base/clock.h"
 #include "base/conf_int.h"
 
@@ -215,17 +216,22 @@ static void format_float(double value, fs_buffer *out)
     fs_buffer_printf(out, "%s", text);
 }
 
-/* As YAML's double-quoted strings, which hold any text. */
+/* As YAML's double-quoted strings, which hold any text: what YAML does not take as it is, or folds as the end of a line,
+ * is escaped. Bytes that are not UTF-8 cannot be written in YAML at all. */
 static void format_string(const char *text, fs_buffer *out)
 {
     fs_buffer_append_u8(out, '"');
-    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
-        if (*p == '"' || *p == '\\')
-            fs_buffer_printf(out, "\\%c", *p);
-        else if (*p < ' ' || *p == 0x7f)
-            fs_buffer_printf(out, "\\x%02x", *p);
+    for (const char *p = text; *p;) {
+        uint32_t point = 0xfffd;
+        size_t size = fs_utf8_decode(p, &point);
+        bool control = point < 0x20 || (point >= 0x7f && point < 0xa0) || point == 0x2028 || point == 0x2029;
+        if (size == 0 || control || point == 0xfeff || point == 0xfffe || point == 0xffff)
+            fs_buffer_printf(out, "\\u%04x", point);
+        else if (point == '"' || point == '\\')
+            fs_buffer_printf(out, "\\%c", (int)point);
         else
-            fs_buffer_append_u8(out, *p);
+            fs_buffer_append(out, p, size);
+        p += size ? size : 1;
     }
     fs_buffer_append_u8(out, '"');
 }

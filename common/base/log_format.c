@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/base_int.h"
 #include "base/log_int.h"
 
 bool fs_log_next_field(const char **fmt, fs_log_field *out)
@@ -160,26 +161,10 @@ bool fs_log_format_value(const char *value, size_t value_size, fs_log_args *args
     return kind && strchr("diufFeEgG", kind) && is_json_number(out);
 }
 
-/* The code point at text and its length; 0 if it is not well-formed UTF-8. */
-static size_t decode_utf8(const unsigned char *text, uint32_t *out)
-{
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t size = text[0] < 0x80 ? 1 : (text[0] & 0xe0) == 0xc0 ? 2 : (text[0] & 0xf0) == 0xe0 ? 3 : 4;
-    if (size == 4 && (text[0] & 0xf8) != 0xf0) return 0;
-    uint32_t point = size == 1 ? text[0] : text[0] & (0xffu >> (size + 1));
-    for (size_t i = 1; i < size; i++) { /* the terminator is no continuation: this never reads past it */
-        if ((text[i] & 0xc0) != 0x80) return 0;
-        point = point << 6 | (text[i] & 0x3fu);
-    }
-    if (point < least[size] || point > 0x10ffff || (point >= 0xd800 && point < 0xe000)) return 0;
-    *out = point;
-    return size;
-}
-
 size_t fs_log_escape(const char *text, char out[16], size_t *used)
 {
     uint32_t point = 0xfffd;
-    size_t size = decode_utf8((const unsigned char *)text, &point);
+    size_t size = fs_utf8_decode(text, &point);
     *used = size ? size : 1;
     static const char plain[] = "\"\\\n\r\t", letter[] = "\"\\nrt";
     const char *found = point && point < 0x80 ? strchr(plain, (int)point) : NULL;

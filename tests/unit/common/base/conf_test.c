@@ -442,6 +442,34 @@ static void the_printed_configuration_reads_back_the_same(void **state)
     fs_conf_destroy(l.conf);
 }
 
+static void any_text_reads_back_from_the_printed_configuration(void **state)
+{
+    static const char *const texts[] = {"",
+                                        " ",
+                                        "~",
+                                        "null",
+                                        "a: b # c",
+                                        "'",
+                                        "- x",
+                                        "a\xc2\x85 b\xe2\x80\xa8 c",
+                                        "\xef\xbb\xbf\xef\xbf\xbe\xf0\x9f\x98\x80",
+                                        "tab\t line\n  x\r\n",
+                                        "\x7f\xc2\x9b"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        loaded l = load_spec(&spec, ARGS("-m", (char *)texts[i], "--print-config"), NO_ENV, NULL);
+        assert_int_equal(l.st, FS_OK);
+        char text[sizeof printed];
+        strcpy(text, printed);
+        l = load_yaml(text, strlen(text));
+        if (l.st != FS_OK) fail_msg("%s\n%s", l.detail.text, text);
+        assert_string_equal(l.values.model, texts[i]);
+        fs_conf_destroy(l.conf);
+    }
+    loaded l = load_spec(&spec, ARGS("-m", "\xff\xc0\xaf", "--print-config"), NO_ENV, NULL);
+    assert_int_equal(l.st, FS_OK);
+    assert_non_null(strstr(printed, "model: \"\\ufffd\\ufffd\\ufffd\"\n")); /* YAML cannot say more */
+}
+
 static void secrets_are_not_printed(void **state)
 {
     loaded l = load_spec(&spec, ARGS("-m", "d", "--token", "s3cret", "--print-config"), NO_ENV, NULL);
@@ -470,6 +498,7 @@ int main(void)
         cmocka_unit_test(words_are_whole_words),
         cmocka_unit_test(help_names_every_option),
         cmocka_unit_test(the_printed_configuration_reads_back_the_same),
+        cmocka_unit_test(any_text_reads_back_from_the_printed_configuration),
         cmocka_unit_test(secrets_are_not_printed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
