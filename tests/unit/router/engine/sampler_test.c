@@ -420,6 +420,38 @@ static void a_seed_gives_the_same_tokens_and_a_redone_token_is_the_same(void **s
     assert_true(same < 20);
 }
 
+/* The tokens are from sampler_golden.py, beside this file. */
+static void a_seed_gives_the_tokens_of_the_reference(void **state)
+{
+    static const struct {
+        float temperature;
+        uint32_t top_k;
+        float top_p, min_p;
+        uint32_t tokens[16];
+    } cases[] = {
+        {1, 0, 1, 0, {730, 594, 210, 309, 721, 692, 495, 235, 361, 804, 112, 285, 782, 600, 951, 926}},
+        {0.75f,
+         50,
+         0.9f,
+         0,
+         {951, 704, 568, 852, 630, 309, 420, 889, 494, 914, 284, 531, 593, 704, 482, 840}},
+        {2, 0, 0.5f, 0.25f, {594, 569, 667, 482, 273, 347, 112, 951, 371, 409, 494, 519, 125, 890, 2, 755}},
+    };
+    static float logits[1000];
+    for (int i = 0; i < 1000; i++) logits[i] = (float)(i * 7919 % 1000) / 128;
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        fs_sampling s = neutral;
+        fs_sampler sampler;
+        s.temperature = cases[c].temperature;
+        s.top_k = cases[c].top_k;
+        s.top_p = cases[c].top_p;
+        s.min_p = cases[c].min_p;
+        s.seed = 1234;
+        begin(&sampler, &s, 1000);
+        for (int i = 0; i < 16; i++) assert_int_equal(next(&sampler, logits), cases[c].tokens[i]);
+    }
+}
+
 static void the_largest_draw_still_gives_a_token(void **state)
 {
     float x[] = {0, -1, -200, -INFINITY}; /* exp(-200) is 0 in float32 */
@@ -520,6 +552,7 @@ int main(void)
         cmocka_unit_test(min_p_is_relative_to_the_most_probable),
         cmocka_unit_test(draws_agree_with_a_full_sort),
         cmocka_unit_test(a_seed_gives_the_same_tokens_and_a_redone_token_is_the_same),
+        cmocka_unit_test(a_seed_gives_the_tokens_of_the_reference),
         cmocka_unit_test(the_largest_draw_still_gives_a_token),
         cmocka_unit_test(the_logarithm_is_exact_to_two_ulps),
         cmocka_unit_test(logprobs_are_of_the_unmodified_softmax),
