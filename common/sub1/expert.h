@@ -14,7 +14,7 @@ typedef struct {
     fs_activation activation;
     uint32_t hidden_size, intermediate_size;
     fs_sub1_matrix sub1[3]; /* gate, up, down (FS_PART_* order); FS_EXPERTS_SUB1 */
-    fs_matrix dense[3];     /* FS_EXPERTS_DENSE: bf16 or float32 (a float16 file is widened by who loads it) */
+    fs_matrix dense[3]; /* FS_EXPERTS_DENSE: bf16 or float32 (a float16 file is widened by who loads it) */
 } fs_expert;
 
 /* The rows of a call. Every pointer array has num_rows entries. Rows need not be adjacent: they come from different dispatches. */

@@ -10,9 +10,9 @@
  * aligned to FS_EXPERT_FILE_ALIGN); for dense storage the three tensors' envelope is not contiguous and bytes is their sum. */
 #define FS_EXPERT_FILE_ALIGN 512u
 typedef struct {
-    uint32_t file;       /* index in fs_tensors */
-    uint64_t offset;     /* of the first part (sub1) */
-    uint64_t bytes;      /* in the file, padding between the parts included */
+    uint32_t file;   /* index in fs_tensors */
+    uint64_t offset; /* of the first part (sub1) */
+    uint64_t bytes;  /* in the file, padding between the parts included */
     const fs_tensor *part[3];
 } fs_expert_range;
 
@@ -21,8 +21,8 @@ FS_MUST_USE fs_status fs_expert_find(const fs_model_config *config, const fs_ten
                                      uint32_t expert, fs_expert_range *out, fs_detail *detail);
 /* Opens an expert on the mapping: for sub1 verifies each part's checksum and contents (fs_sub1_open) and that their shapes are
  * the model's. widened: memory for float16 parts, taken by the caller (free()); NULL when not needed. */
-FS_MUST_USE fs_status fs_expert_open(const fs_model_config *config, const fs_expert_range *range, fs_expert *out,
-                                     void **widened, fs_detail *detail);
+FS_MUST_USE fs_status fs_expert_open(const fs_model_config *config, const fs_expert_range *range,
+                                     fs_expert *out, void **widened, fs_detail *detail);
 /* The same for sub1 bytes that were read to other memory (a cache slot): range->bytes of them, FS_SUB1_ALIGN-aligned, borrowed for as
  * long as the expert is used. */
 FS_MUST_USE fs_status fs_expert_open_bytes(const fs_model_config *config, const fs_expert_range *range,

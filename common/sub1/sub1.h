@@ -10,7 +10,8 @@ typedef enum { FS_SUB1_BLOCKED = 1 } fs_sub1_format;
 
 #define FS_SUB1_HEADER_BYTES 64u
 #define FS_SUB1_ALIGN        64u /* a blob starts at a multiple of this in its file and in memory */
-#define FS_SUB1_MAX_DIM      65536u /* rows or columns: |sum| <= 65536 * 127 < 2^24, exact in int32 and in float32 */
+#define FS_SUB1_MAX_DIM                                                                                      \
+    65536u /* rows or columns: |sum| <= 65536 * 127 < 2^24, exact in int32 and in float32 */
 
 /* A blob: 64 bytes of header, then the payload. All little-endian.
  *   0  char[4] "FSB1"   4 u8 version 1   5 u8 format   6 u8 n   7 u8 m   8 u32 rows   12 u32 cols   16 u32 flags (0)
@@ -42,8 +43,8 @@ size_t fs_sub1_blob_bytes(fs_sub1_format format, uint32_t n, uint32_t m, uint32_
 /* Encodes a matrix that is already ternary: w [rows][cols] float32, every row {neg, 0, pos} (pos > 0 > neg, each exactly a bf16)
  * with exactly n nonzeros in every aligned m columns. FS_INVALID: it is not; the detail names row and column and why. out: room
  * for fs_sub1_blob_bytes, written wholly. */
-FS_MUST_USE fs_status fs_sub1_encode_blocked(const float *w, uint32_t rows, uint32_t cols, uint32_t n, uint32_t m,
-                                             uint8_t *out, fs_detail *detail);
+FS_MUST_USE fs_status fs_sub1_encode_blocked(const float *w, uint32_t rows, uint32_t cols, uint32_t n,
+                                             uint32_t m, uint8_t *out, fs_detail *detail);
 /* The inverse, exactly: w [rows][cols]. */
 void fs_sub1_decode(const fs_sub1_matrix *matrix, float *w);
 

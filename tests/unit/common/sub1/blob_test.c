@@ -51,6 +51,8 @@ static void a_worked_example_is_to_the_byte_as_documented(void **state)
     const uint8_t header[32] = {'F', 'S', 'B', '1', 1, 1, 2, 16, 2, 0, 0, 0,  64,
                                 0,   0,   0,   0,   0, 0, 0, 0,  0, 0, 0, 136};
     assert_memory_equal(blob, header, sizeof(header));
+    const uint8_t checksum[8] = {0xcb, 0xac, 0x48, 0x8b, 0x7e, 0x88, 0xe4, 0xb0};
+    assert_memory_equal(blob + 32, checksum, 8);
     const uint8_t pos[4] = {0x00, 0x3f, 0x00, 0x40}, neg[4] = {0x80, 0xbe, 0, 0};
     assert_memory_equal(blob + 64, pos, 4);
     assert_memory_equal(blob + 96, neg, 4);
