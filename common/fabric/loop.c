@@ -2,6 +2,7 @@
  * the loop from sleeping (there is more to do, or something happened just now) or arm the worker and sleep on its descriptor. */
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "fabric/fabric_int.h"
 
 enum { PROGRESS_BATCH = 256, TICK_MIN_MS = 2, TICK_MAX_MS = 250, HANDLES = 4 };
@@ -43,7 +44,10 @@ static void finish(fs_fabric *fabric)
     fabric->finished = true;
     ucp_worker_destroy(fabric->worker);
     ucp_cleanup(fabric->context);
-    while (fabric->peers) fs_peer_free(fabric->peers); /* UCX did not give back their requests in time */
+    if (fabric->peers) /* UCX did not give back their requests in time */
+        fs_log_warn("fabric_close_overdue", "peers=%u requests=%u", fabric->num_peers,
+                    fabric->peers->requests);
+    while (fabric->peers) fs_peer_free(fabric->peers);
     for (fs_kept *m = fabric->messages, *next; m; m = next) {
         next = m->next;
         m->fabric = NULL;

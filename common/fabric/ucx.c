@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "fabric/fabric_int.h"
 
+#define MM_SETTING "MM_ERROR_HANDLING"
+
 /* Loading the library has already installed handlers for SIGHUP and crashes, unless the operator said otherwise. Ours, or a
  * sanitizer's, that were installed since stay. */
 static void take_back_signals(void)
@@ -34,8 +36,10 @@ static ucs_log_func_rc_t log_ucx(const char *file, unsigned line, const char *fu
     char text[512];
     vsnprintf(text, sizeof(text), message, ap);
     const char *base = strrchr(file, '/');
-    fs_log_at(level <= UCS_LOG_LEVEL_WARN ? FS_LOG_WARN : FS_LOG_DEBUG, "ucx", "at=%s:%u text=\"%s\"",
-              base ? base + 1 : file, line, text);
+    bool ours = strstr(text, MM_SETTING) !=
+                NULL; /* without shared memory nobody takes the setting: no news */
+    fs_log_at(level <= UCS_LOG_LEVEL_WARN && !ours ? FS_LOG_WARN : FS_LOG_DEBUG, "ucx",
+              "at=%s:%u text=\"%s\"", base ? base + 1 : file, line, text);
     return UCS_LOG_FUNC_RC_STOP;
 }
 
@@ -49,7 +53,7 @@ static void take_over_log(void)
 }
 
 /* Shared memory takes part in connections whose peers may fail only when told so. UCX 1.13 knows the variable of each transport, but as
- * a setting from inside only the name that they share; where the operator set one of them, the other is set as a variable, too. */
+ * a setting from inside only the name that they share (MM: the memory-mapped transports); where the operator set one of them, the other is set as a variable, too. */
 static fs_status use_shared_memory(ucp_config_t *config, fs_detail *detail)
 {
     static const char *const variables[] = {"UCX_POSIX_ERROR_HANDLING", "UCX_SYSV_ERROR_HANDLING"};
@@ -58,9 +62,9 @@ static fs_status use_shared_memory(ucp_config_t *config, fs_detail *detail)
         setenv(variables[1], "y", 0);
         return FS_OK;
     }
-    ucs_status_t status = ucp_config_modify(config, "ERROR_HANDLING", "y");
+    ucs_status_t status = ucp_config_modify(config, MM_SETTING, "y");
     if (status == UCS_OK) return FS_OK;
-    return fs_fail(detail, FS_UNAVAILABLE, "UCX: ERROR_HANDLING: %s", ucs_status_string(status));
+    return fs_fail(detail, FS_UNAVAILABLE, "UCX: " MM_SETTING ": %s", ucs_status_string(status));
 }
 
 static fs_status open_context(fs_fabric *fabric, fs_detail *detail)
