@@ -117,7 +117,7 @@ fs_status fs_sub1_open(const uint8_t *data, size_t size, fs_sub1_matrix *out, fs
 {
     if ((uintptr_t)data % FS_SUB1_ALIGN)
         return fs_fail(detail, FS_INVALID, "blob: its memory is not aligned to %u bytes", FS_SUB1_ALIGN);
-    fs_sub1_matrix matrix;
+    fs_sub1_matrix matrix = {0};
     const fs_sub1_codec *codec = NULL;
     uint64_t stored = 0;
     fs_status st = read_header(data, size, &matrix, &codec, &stored, detail);

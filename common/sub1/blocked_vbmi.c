@@ -22,10 +22,10 @@ INLINE unit_parts take_apart(const uint8_t *unit)
 {
     const __m512i nibble = _mm512_set1_epi8(15), block = _mm512_set1_epi32(0x30201000),
                   one = _mm512_set1_epi8(1);
-    const int and_or = 0xea; /* the truth table of (x & y) | z */
+    enum { AND_OR = 0xea }; /* the truth table of (x & y) | z */
     __m512i codes = _mm512_loadu_si512(unit), high = _mm512_srli_epi16(codes, 4);
-    __m512i a = _mm512_ternarylogic_epi32(codes, nibble, block, and_or);
-    __m512i b = _mm512_ternarylogic_epi32(high, nibble, block, and_or);
+    __m512i a = _mm512_ternarylogic_epi32(codes, nibble, block, AND_OR);
+    __m512i b = _mm512_ternarylogic_epi32(high, nibble, block, AND_OR);
     uint64_t signs;
     __builtin_memcpy(&signs, unit + FS_BLOCKED_2_16_SIGNS, 8);
     __mmask64 s = _cvtu64_mask64(signs), o = _mm512_cmpgt_epu8_mask(a, b);
