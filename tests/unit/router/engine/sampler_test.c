@@ -390,11 +390,11 @@ static void draws_agree_with_a_full_sort(void **state)
             logits[i] = (float)fs_random_below(&random, 40) / 4 - 5; /* many ties */
         fs_sampling s = neutral;
         s.temperature = 0.1f + 2 * fs_random_unit(&random);
-        s.top_k = 1 + fs_random_below(&random, n);
+        s.top_k = fs_random_below(&random, 2) ? 0 : 1 + fs_random_below(&random, n);
         if (s.top_k == n) s.top_k = n - 1; /* 0 for a vocabulary of one: off */
         s.top_p = fs_random_below(&random, 2) ? 0.05f + 0.9f * fs_random_unit(&random) : 1;
         s.min_p = fs_random_below(&random, 2) ? 0 : fs_random_unit(&random);
-        if (s.top_k == 0) s.top_p = 0.5f;
+        if (s.top_k == 0 && s.top_p == 1) s.top_p = 0.999f * fs_random_unit(&random) + 0.0005f;
         double unit = (double)(fs_random_next(&random) >> 11) * 0x1p-53;
         memcpy(work, logits, n * sizeof *work);
         assert_int_equal(fs_sampler_draw(&s, work, order, n, unit), slow_draw(&s, logits, n, unit));
