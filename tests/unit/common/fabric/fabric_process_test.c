@@ -106,7 +106,8 @@ static void a_stopped_peer_is_lost_by_its_silence(void **state)
     parent p;
     parent_up(&p);
     kill(p.child, SIGSTOP);
-    for (uint32_t i = 0; i < 10; i++) assert_int_equal(node_send_owned(&p.n, i, i % 2 ? 1u << 20 : 5000), FS_OK);
+    for (uint32_t i = 0; i < 10; i++)
+        assert_int_equal(node_send_owned(&p.n, i, i % 2 ? 1u << 20 : 5000), FS_OK);
     RUN_UNTIL(&p.loop, p.n.downs == 1);
     assert_int_equal(p.n.why, FS_UNAVAILABLE);
     assert_non_null(strstr(p.n.text, "silent"));
@@ -126,8 +127,10 @@ static void idle_peers_stay_up(void **state)
 static int run(const char *name, const char *tls)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(messages_cross_processes_in_order), cmocka_unit_test(a_killed_peer_is_lost),
-        cmocka_unit_test(a_peer_killed_under_load_is_lost),  cmocka_unit_test(a_stopped_peer_is_lost_by_its_silence),
+        cmocka_unit_test(messages_cross_processes_in_order),
+        cmocka_unit_test(a_killed_peer_is_lost),
+        cmocka_unit_test(a_peer_killed_under_load_is_lost),
+        cmocka_unit_test(a_stopped_peer_is_lost_by_its_silence),
         cmocka_unit_test(idle_peers_stay_up),
     };
     setenv("UCX_TLS", tls, 1);
