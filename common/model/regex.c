@@ -1,6 +1,6 @@
 /* common/model/regex.c: Oniguruma's regular expressions, translated to PCRE2's where both mean the same text.
  * The two agree on most of what tokenizers use. They differ in \s (Oniguruma: White_Space), \w, \h, \v, in `$` and `^` (always
- * at lines), in {n}+ and {,n}, and in set operations inside classes; what cannot be said in PCRE2 is refused, not guessed. */
+ * at lines), in scripts, in {n}+ and {,n}, and in classes inside classes; what cannot be said in PCRE2 is refused, not guessed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -39,12 +39,26 @@ static bool is_hex(char c)
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
 }
 
-/* \p{...} and \x{...}, as they are. */
+/* \x{...}, and \p{L} or \p{Lu}, as they are. */
 static fs_status keep_braced(translator *t)
 {
     const char *end = t->at[2] == '{' ? strchr(t->at, '}') : NULL;
     if (!end) return refuse(t, "an escape without {}");
     keep(t, (size_t)(end + 1 - t->at));
+    return FS_OK;
+}
+
+/* A name longer than a general category's is a script's, which PCRE2 would widen to its extensions. */
+static fs_status translate_property(translator *t)
+{
+    const char *name = t->at + 3, *end = t->at[2] == '{' ? strchr(t->at, '}') : NULL;
+    if (!end || end - name <= 2) return keep_braced(t);
+    if (strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_") != (size_t)(end - name))
+        return refuse(t, "this property");
+    fs_buffer_append(&t->out, t->at, 3);
+    put(t, "sc:");
+    t->at = name;
+    keep(t, (size_t)(end + 1 - name));
     return FS_OK;
 }
 
@@ -69,9 +83,10 @@ static fs_status translate_unicode(translator *t)
     return FS_OK;
 }
 
+/* The last six are no word characters by Unicode, but to Oniguruma they are. */
 static fs_status translate_word(translator *t)
 {
-    static const char word[] = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+    static const char word[] = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\xb2\\xb3\\xb9\\xbc-\\xbe";
     bool negated = t->at[1] == 'W';
     if (negated && t->in_class) return refuse(t, "\\W in a class");
     if (!t->in_class) put(t, negated ? "[^" : "[");
@@ -88,7 +103,7 @@ static fs_status translate_escape(translator *t)
     switch (c) {
     case '\0': return refuse(t, "a lone backslash");
     case 'p':
-    case 'P': return keep_braced(t);
+    case 'P': return translate_property(t);
     case 'x': return translate_hex(t);
     case 'u': return translate_unicode(t);
     case 'w':
@@ -148,10 +163,8 @@ static fs_status translate_bracket(translator *t)
         if (*t->at == ']') return refuse(t, "a class that begins with ]");
         return FS_OK;
     }
-    const char *end = t->at[1] == ':' ? strstr(t->at + 2, ":]") : NULL;
-    if (!end) return refuse(t, "a class in a class");
-    keep(t, (size_t)(end + 2 - t->at));
-    return FS_OK;
+    /* Both have [:punct:] and the like, but with different characters. */
+    return refuse(t, "a class in a class");
 }
 
 static fs_status translate_one(translator *t)

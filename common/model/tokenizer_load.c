@@ -209,13 +209,15 @@ static fs_status read_all_added(loader *l, const json_t *added)
     return st;
 }
 
-/* A token with `normalized` is looked for in normalised text, so its own text is normalised too. */
+/* A token with `normalized` is looked for in normalised text, so its own text is normalised too; and so the library decodes it. */
 static fs_status add_to_trie(loader *l, uint32_t index)
 {
+    bool mapped;
     fs_tokenizer *t = l->t;
-    const fs_added_token *a = &t->added[index];
-    if (!a->normalized) return fs_trie_add(&t->raw, a->content, a->size, index);
     fs_buffer now = {0};
+    const fs_added_token *a = &t->added[index];
+    fs_piece *piece = &t->pieces[a->id];
+    if (!a->normalized) return fs_trie_add(&t->raw, a->content, a->size, index);
     fs_buffer_append(&now, a->content, a->size);
     fs_status st = now.failed ? FS_NO_MEMORY : FS_OK;
     for (uint32_t i = 0; i < t->num_normalizers && st == FS_OK; i++) {
@@ -225,8 +227,9 @@ static fs_status add_to_trie(loader *l, uint32_t index)
         now = next;
     }
     if (st == FS_OK) st = fs_trie_add(&t->normalized, (const char *)now.data, now.size, index);
+    if (st == FS_OK) piece->bytes = bytes_of(l, (const char *)now.data, now.size, &piece->size, &mapped);
     fs_buffer_free(&now);
-    return st;
+    return st == FS_OK && !piece->bytes ? FS_NO_MEMORY : st;
 }
 
 static fs_status build_tries(loader *l)
