@@ -101,7 +101,7 @@ FS_MUST_USE fs_status fs_cli_optional_u64(const char *name, const char *text, ui
     {                                                                                                        \
         .name = "start-timeout", .type = FS_CONF_DURATION,                                                   \
         .offset = offsetof(options_type, member.start_ns), .default_text = "60s", .min = 1,                  \
-        .help = "How long the cluster may take until it can serve."                                          \
+        .max = 3600 * (uint64_t)FS_NS_PER_S, .help = "How long the cluster may take until it can serve."     \
     }
 
 /* ---- session (session.c) ---- */

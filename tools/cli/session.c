@@ -114,7 +114,7 @@ fs_status fs_cli_call(fs_cli *cli, fs_rpc_channel *channel, const char *path, co
     free(packed);
     if (st != FS_OK) {
         free(answer);
-        return fs_fail(detail, st, "%s: %s", fs_rpc_code_name(code), text.text);
+        return fs_fail(detail, st, "%s", text.text);
     }
     *response = fs_message_unpack(type, answer, answer_size, &text);
     free(answer);
