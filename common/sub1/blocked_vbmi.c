@@ -59,31 +59,26 @@ INLINE void finish(const uint8_t *group, __m512i total, __m512i negative, float 
     _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_set1_ps(x_scale), _mm512_add_ps(pos, neg)));
 }
 
-/* One row of x with 1 or 2 groups (a constant where this is inlined). Two at a time share the loads of x and give eight chains of
- * sums: a dot product takes 4 cycles, and others start in that time. */
-INLINE void multiply_one(const uint8_t *group, size_t group_bytes, const uint32_t groups, uint32_t num_units,
-                         const int8_t *x, float x_scale, float *y)
+/* One row of x. Two units a turn with sums of their own: a dot product takes 4 cycles and others start in that time. */
+static void multiply_one(const uint8_t *group, uint32_t num_units, const int8_t *x, float x_scale, float *y)
 {
     __m512i total[4] = {0}, negative[4] = {0};
     const uint8_t *unit = group + FS_BLOCKED_SCALE_BYTES;
-    for (uint32_t u = 0; u < num_units; u++, unit += UNIT, x += FS_BLOCKED_UNIT_COLS) {
-#pragma GCC unroll 2
-        for (uint32_t g = 0; g < groups; g++) {
-            unit_parts p = take_apart(unit + g * group_bytes);
-            add_unit(&p, x, total + 2 * g, negative + 2 * g);
-        }
+    uint32_t u = 0;
+    for (; u + 2 <= num_units; u += 2, unit += 2 * UNIT, x += 2 * FS_BLOCKED_UNIT_COLS) {
+        unit_parts even = take_apart(unit), odd = take_apart(unit + UNIT);
+        add_unit(&even, x, total, negative);
+        add_unit(&odd, x + FS_BLOCKED_UNIT_COLS, total + 2, negative + 2);
     }
-    for (uint32_t g = 0; g < groups; g++)
-        finish(group + g * group_bytes, _mm512_add_epi32(total[2 * g], total[2 * g + 1]),
-               _mm512_add_epi32(negative[2 * g], negative[2 * g + 1]), x_scale, y + (size_t)g * GROUP_ROWS);
-}
-
-static void multiply_row(const uint8_t *group, size_t group_bytes, uint32_t count, uint32_t num_units,
-                         const int8_t *x, float x_scale, float *y)
-{
-    for (; count >= 2; count -= 2, group += 2 * group_bytes, y += 2 * GROUP_ROWS)
-        multiply_one(group, group_bytes, 2, num_units, x, x_scale, y);
-    if (count) multiply_one(group, group_bytes, 1, num_units, x, x_scale, y);
+    if (u < num_units) {
+        unit_parts last = take_apart(unit);
+        add_unit(&last, x, total, negative);
+    }
+    for (int i = 1; i < 4; i++) {
+        total[0] = _mm512_add_epi32(total[0], total[i]);
+        negative[0] = _mm512_add_epi32(negative[0], negative[i]);
+    }
+    finish(group, total[0], negative[0], x_scale, y);
 }
 
 /* rows (2 to TILE, a constant where this is inlined) rows of x. y: at the group's first row. */
@@ -107,28 +102,25 @@ INLINE void multiply_tile(const uint8_t *group, uint32_t num_units, const int8_t
     for (uint32_t r = 0; r < rows; r++) finish(group, total[r], negative[r], x_scale[r], y[r] + y_at);
 }
 
-/* Rows of x, but for an odd last one, with one group, whose bytes stay in the first-level cache meanwhile. */
+/* All rows of x with one group, whose bytes stay in the first-level cache meanwhile. */
 static void multiply_group(const uint8_t *group, uint32_t num_units, const int8_t *const *x,
                            const float *x_scale, float *const *y, size_t y_at, uint32_t num_rows)
 {
     uint32_t r = 0;
     for (; num_rows - r >= 8; r += 8) multiply_tile(group, num_units, x + r, x_scale + r, y + r, y_at, 8);
     if (num_rows - r >= 4) multiply_tile(group, num_units, x + r, x_scale + r, y + r, y_at, 4), r += 4;
-    if (num_rows - r >= 2) multiply_tile(group, num_units, x + r, x_scale + r, y + r, y_at, 2);
+    if (num_rows - r >= 2) multiply_tile(group, num_units, x + r, x_scale + r, y + r, y_at, 2), r += 2;
+    if (num_rows - r >= 1) multiply_one(group, num_units, x[r], x_scale[r], y[r] + y_at);
 }
 
 static void blocked_2_16(const fs_sub1_matrix *w, uint32_t first, uint32_t count, const int8_t *const *x,
                          const float *x_scale, float *const *y, uint32_t num_rows)
 {
-    uint32_t num_units = w->padded_cols / FS_BLOCKED_UNIT_COLS, last = num_rows - 1;
+    uint32_t num_units = w->padded_cols / FS_BLOCKED_UNIT_COLS;
     size_t group_bytes = FS_BLOCKED_SCALE_BYTES + (size_t)num_units * UNIT;
-    const uint8_t *groups = w->payload + first * group_bytes;
-    size_t y_at = (size_t)first * GROUP_ROWS;
-    for (uint32_t g = 0; num_rows > 1 && g < count; g++)
-        multiply_group(groups + g * group_bytes, num_units, x, x_scale, y, y_at + (size_t)g * GROUP_ROWS,
+    for (uint32_t g = first; g < first + count; g++)
+        multiply_group(w->payload + g * group_bytes, num_units, x, x_scale, y, (size_t)g * GROUP_ROWS,
                        num_rows);
-    if (num_rows % 2)
-        multiply_row(groups, group_bytes, count, num_units, x[last], x_scale[last], y[last] + y_at);
 }
 
 static bool usable(void)
