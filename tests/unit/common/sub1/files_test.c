@@ -327,6 +327,28 @@ static void dense_experts_are_used_in_place_or_widened(void **state)
     }
 }
 
+/* The bytes in the repository are what a reader of this version accepts: a change of format without a version shows here. */
+static void every_expert_of_the_demo_model_opens(void **state)
+{
+    const char *dir = FS_SOURCE_DIR "/models/demo";
+    fs_model_config config;
+    fs_tensors *set;
+    fs_detail detail = {0};
+    assert_int_equal(fs_model_config_load(dir, &config, &detail), FS_OK);
+    assert_int_equal(config.expert_storage, FS_EXPERTS_SUB1);
+    assert_int_equal(fs_tensors_open(dir, &set, &detail), FS_OK);
+    for (uint32_t l = 0; l < config.num_moe_layers; l++) {
+        for (uint32_t e = 0; e < config.num_experts; e++) {
+            fs_expert_range range;
+            fs_expert expert;
+            void *widened = NULL;
+            assert_int_equal(fs_expert_find(&config, set, config.moe_layer[l], e, &range, &detail), FS_OK);
+            assert_int_equal(fs_expert_open(&config, &range, &expert, &widened, &detail), FS_OK);
+        }
+    }
+    fs_tensors_close(set);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -336,6 +358,7 @@ int main(void)
         TEST(a_layout_that_one_read_cannot_bring_is_refused),
         TEST(parts_of_another_shape_or_kind_are_refused),
         TEST(dense_experts_are_used_in_place_or_widened),
+        cmocka_unit_test(every_expert_of_the_demo_model_opens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
