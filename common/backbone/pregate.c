@@ -152,7 +152,7 @@ static void run_logits(const fs_pregate *p, const uint32_t *token, const fs_atte
 }
 
 /* The largest of p[0..n) that is not marked with -1; ties to the lower. NaN counts as smallest, so that an expert is always found. */
-static uint32_t take_largest(float *p, uint32_t n)
+static uint32_t find_largest(const float *p, uint32_t n)
 {
     uint32_t best = UINT32_MAX;
     for (uint32_t e = 0; e < n; e++) {
@@ -168,7 +168,7 @@ static void route(const fs_pregate *p, float *logits, uint16_t *expert, float *w
     float sum = 0;
     p->kernels->softmax(logits, p->num_experts);
     for (uint32_t k = 0; k < p->top_k; k++) {
-        uint32_t e = take_largest(logits, p->num_experts);
+        uint32_t e = find_largest(logits, p->num_experts);
         expert[k] = (uint16_t)e;
         weight[k] = logits[e];
         sum += logits[e];

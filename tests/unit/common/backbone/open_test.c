@@ -1,4 +1,5 @@
 /* Opening a model: what is missing or of another shape is named; how weights are stored does not change a bit. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -86,8 +87,8 @@ static void an_unknown_family_is_refused(void **state)
     fs_tensors_close(f.tensors);
 }
 
-/* Writes DENSE to dir with every tensor widened to float32. */
-static void write_f32(const char *dir)
+/* Writes DENSE to dir with every tensor widened to float32; the one named poisoned becomes all NaN. */
+static void write_f32(const char *dir, const char *poisoned)
 {
     files f;
     char path[1024];
@@ -104,6 +105,7 @@ static void write_f32(const char *dir)
         const fs_tensor *t = fs_tensors_at(f.tensors, i);
         float *wide = malloc(t->size * 2);
         fs_tensor_to_f32(t, wide);
+        if (strcmp(t->name, poisoned) == 0) memset(wide, 0xff, t->size * 2);
         assert_int_equal(fs_safetensors_writer_write(writer, wide, t->size * 2, NULL), FS_OK);
         free(wide);
     }
@@ -151,12 +153,48 @@ static void storage_as_float32_gives_the_same_bits(void **state)
     char dir[] = "/tmp/fs_open_test_XXXXXX", path[64];
     size_t narrow_bytes, wide_bytes;
     assert_non_null(mkdtemp(dir));
-    write_f32(dir);
+    write_f32(dir, "");
     float *narrow = run_a_little(DENSE, &narrow_bytes), *wide = run_a_little(dir, &wide_bytes);
     assert_memory_equal(narrow, wide, 16 * (64 + 300) * sizeof *wide);
     assert_int_equal(wide_bytes, 2 * narrow_bytes);
     free(narrow);
     free(wide);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    unlink(path);
+    rmdir(dir);
+}
+
+static void check_routes(const fs_model_config *c, const uint16_t *expert, const float *weight)
+{
+    for (uint32_t i = 0; i < 3 * c->num_moe_layers; i++) {
+        assert_true(expert[2 * i] < c->num_experts && expert[2 * i + 1] < c->num_experts);
+        assert_true(expert[2 * i] != expert[2 * i + 1]);
+        assert_true(isnan(weight[2 * i]));
+    }
+}
+
+static void broken_gates_still_name_experts_that_exist(void **state)
+{
+    char dir[] = "/tmp/fs_open_test_XXXXXX", path[64];
+    files f;
+    fs_pregate *pregate = NULL;
+    fs_kv_pool *kv = NULL;
+    uint32_t page;
+    const uint32_t token[] = {0, 5, 299}, position[] = {0, 1, 2}, *pages[] = {&page, &page, &page};
+    uint16_t expert[3 * 2 * 2];
+    float weight[3 * 2 * 2];
+    assert_non_null(mkdtemp(dir));
+    write_f32(dir, "model.router.head.weight");
+    open_files(&f, dir);
+    assert_int_equal(fs_pregate_open(&f.config, f.tensors, &pregate, NULL), FS_OK);
+    assert_int_equal(fs_kv_pool_create(fs_pregate_kv_shape(pregate), 1, &kv), FS_OK);
+    assert_int_equal(fs_kv_acquire(kv, 1, &page), FS_OK);
+    assert_int_equal(fs_pregate_run(pregate, token, position, pages, 3, kv, NULL, expert, weight), FS_OK);
+    check_routes(&f.config, expert, weight);
+    assert_int_equal(fs_pregate_run(pregate, token, position, pages, 0, kv, NULL, expert, weight), FS_OK);
+    fs_kv_pool_destroy(kv);
+    fs_pregate_close(pregate);
+    fs_tensors_close(f.tensors);
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     unlink(path);
     rmdir(dir);
@@ -200,6 +238,7 @@ int main(void)
         cmocka_unit_test(a_model_without_a_pregating_network_has_none),
         cmocka_unit_test(an_unknown_family_is_refused),
         cmocka_unit_test(storage_as_float32_gives_the_same_bits),
+        cmocka_unit_test(broken_gates_still_name_experts_that_exist),
         cmocka_unit_test(combine_adds_in_the_order_of_the_route_and_skips_failed_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
