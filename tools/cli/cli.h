@@ -84,8 +84,7 @@ FS_MUST_USE fs_status fs_cli_optional_u64(const char *name, const char *text, ui
          .type = FS_CONF_STRING,                                                                             \
          .offset = offsetof(options_type, member.runtime_dir),                                               \
          .value_name = "DIR",                                                                                \
-         .help =                                                                                             \
-             "Where the coordinator keeps its state; left out: a temporary directory, removed at the end."}, \
+         .help = "Where the coordinator keeps its state; left out: in memory."},                             \
         {.name = "log-level",                                                                                \
          .type = FS_CONF_ENUM,                                                                               \
          .offset = offsetof(options_type, member.log_level),                                                 \

@@ -35,8 +35,7 @@ struct fs_cluster {
     fs_cluster_options options;
     uint32_t num_children, open_handles;
     uv_timer_t tick;
-    char bin_dir[PATH_BYTES], runtime_dir[PATH_BYTES];
-    bool owns_runtime_dir;
+    char bin_dir[PATH_BYTES];
     char key_text[32 + 64 + 1]; /* FORESIGHT_CLUSTER_KEY=... */
     char **environment;
     char report[160];
@@ -101,35 +100,12 @@ static fs_status find_bin_dir(fs_cluster *cluster, fs_detail *detail)
                    self, self);
 }
 
-static fs_status make_runtime_dir(fs_cluster *cluster, fs_detail *detail)
+/* Kept by whoever named it: the next cluster there goes on with its placement. */
+static fs_status make_runtime_dir(const fs_cluster *cluster, fs_detail *detail)
 {
-    char *dir = cluster->runtime_dir;
-    if (cluster->options.runtime_dir) {
-        snprintf(dir, PATH_BYTES, "%s", cluster->options.runtime_dir);
-        if (mkdir(dir, 0700) == 0 || errno == EEXIST) return FS_OK;
-        return fs_fail(detail, FS_IO, "%s: %s", dir, strerror(errno));
-    }
-    const char *base = getenv("XDG_RUNTIME_DIR");
-    if (!base || access(base, W_OK) != 0) base = getenv("TMPDIR");
-    if (!base || access(base, W_OK) != 0) base = "/tmp";
-    snprintf(dir, PATH_BYTES, "%s/foresight-XXXXXX", base);
-    if (!mkdtemp(dir)) return fs_fail(detail, FS_IO, "%s: %s", dir, strerror(errno));
-    cluster->owns_runtime_dir = true;
-    return FS_OK;
-}
-
-/* Only what the coordinator put there: a file that somebody else left keeps the directory. */
-static void remove_runtime_dir(const fs_cluster *cluster)
-{
-    static const char *const files[] = {"coordinator.db", "coordinator.db-wal", "coordinator.db-shm",
-                                        "coordinator.db-journal"};
-    char path[PATH_BYTES + 64];
-    if (!cluster->owns_runtime_dir) return;
-    for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
-        snprintf(path, sizeof(path), "%s/%s", cluster->runtime_dir, files[i]);
-        unlink(path);
-    }
-    rmdir(cluster->runtime_dir);
+    const char *dir = cluster->options.runtime_dir;
+    if (!dir || mkdir(dir, 0700) == 0 || errno == EEXIST) return FS_OK;
+    return fs_fail(detail, FS_IO, "--runtime-dir: %s: %s", dir, strerror(errno));
 }
 
 /* Ours, without what would contradict the options that the children are given, and with the cluster's key: an environment can be
@@ -310,8 +286,10 @@ static fs_status start_coordinator(fs_cluster *cluster, fs_detail *detail)
     add_option(&cmd, "listen", "127.0.0.1:0");
     add_number(&cmd, "expert-nodes", cluster->options.expert_nodes);
     add_number(&cmd, "replicas", cluster->options.replicas);
-    add_word(&cmd, "--state-file");
-    add_word(&cmd, "%s/coordinator.db", cluster->runtime_dir);
+    if (cluster->options.runtime_dir) {
+        add_word(&cmd, "--data");
+        add_word(&cmd, "%s/coordinator.db", cluster->options.runtime_dir);
+    }
     return spawn(cluster, new_child(cluster, FS_CHILD_COORDINATOR, 0), &cmd, detail);
 }
 
@@ -481,7 +459,6 @@ void fs_cluster_stop(fs_cluster *cluster)
     }
     uv_close((uv_handle_t *)&cluster->tick, on_tick_closed);
     while (cluster->open_handles > 0) uv_run(cluster->loop, UV_RUN_ONCE);
-    remove_runtime_dir(cluster);
     free(cluster->environment);
     free(cluster);
 }
