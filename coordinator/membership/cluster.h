@@ -142,10 +142,15 @@ bool fs_cluster_is_shown(const fs_cluster_member *member);
 uint32_t fs_cluster_num_experts(const fs_cluster *cluster); /* layers x experts, 0 before the first member */
 /* Experts without a replica that is ready (or draining, which still answers); all of them before the placement. */
 uint32_t fs_cluster_unavailable(const fs_cluster *cluster);
-/* Experts whose placement names this node. */
-uint32_t fs_cluster_assigned(const fs_cluster *cluster, const fs_cluster_member *member);
-/* For a person: terminated lines, one behind the other: "expert node expert-1 is lost: 96 experts have no ready replica". */
-void fs_cluster_problems(const fs_cluster *cluster, fs_buffer *lines);
+/* What a placed node has. */
+typedef struct {
+    uint32_t assigned; /* experts that the placement gives it */
+    uint32_t alone;    /* those of them that no other node answers */
+} fs_cluster_share;
+void fs_cluster_shares(const fs_cluster *cluster, fs_cluster_share *out); /* [num_placed] */
+/* For a person: terminated lines, one behind the other: "expert node expert-1 is lost: 96 experts have no ready
+ * replica". shares: as they are now. */
+void fs_cluster_problems(const fs_cluster *cluster, const fs_cluster_share *shares, fs_buffer *lines);
 /* FS_ASSERTs what always holds; for tests and the simulator. */
 void fs_cluster_check(const fs_cluster *cluster);
 

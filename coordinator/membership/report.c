@@ -1,6 +1,7 @@
 /* coordinator/membership/report.c: what Status says: what is there, what is missing, and why. */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "membership/cluster_int.h"
 
@@ -26,43 +27,33 @@ static const uint32_t *replicas_of(const fs_cluster *c, uint32_t expert)
     return &c->replica[(size_t)expert * c->options.num_replicas];
 }
 
-/* Whether a replica answers, on a node other than the one given. */
-static bool is_answered(const fs_cluster *c, uint32_t expert, int32_t but_not)
+static uint32_t num_answering(const fs_cluster *c, uint32_t expert)
 {
     const uint32_t *r = replicas_of(c, expert);
-    for (uint32_t i = 0; i < c->options.num_replicas; i++)
-        if ((int32_t)r[i] != but_not && fs_cluster_answers(c->placed[r[i]])) return true;
-    return false;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->options.num_replicas; i++) n += fs_cluster_answers(c->placed[r[i]]);
+    return n;
 }
 
 uint32_t fs_cluster_unavailable(const fs_cluster *c)
 {
     uint32_t n = 0, experts = fs_cluster_num_experts(c);
     if (!c->replica) return experts;
-    for (uint32_t e = 0; e < experts; e++) n += !is_answered(c, e, FS_CLUSTER_NO_NODE);
+    for (uint32_t e = 0; e < experts; e++) n += num_answering(c, e) == 0;
     return n;
 }
 
-/* assigned: experts that the placement gives the node; alone: those of them that no other node answers. */
-static void count_node(const fs_cluster *c, const fs_cluster_member *m, uint32_t *assigned, uint32_t *alone)
+void fs_cluster_shares(const fs_cluster *c, fs_cluster_share *out)
 {
-    *assigned = *alone = 0;
-    if (m->node == FS_CLUSTER_NO_NODE) return;
-    for (uint32_t e = 0, n = fs_cluster_num_experts(c); e < n; e++) {
+    memset(out, 0, c->num_placed * sizeof(*out));
+    for (uint32_t e = 0, n = c->replica ? fs_cluster_num_experts(c) : 0; e < n; e++) {
         const uint32_t *r = replicas_of(c, e);
+        uint32_t answering = num_answering(c, e);
         for (uint32_t i = 0; i < c->options.num_replicas; i++) {
-            if (r[i] != (uint32_t)m->node) continue;
-            ++*assigned;
-            *alone += !is_answered(c, e, m->node);
+            out[r[i]].assigned++;
+            out[r[i]].alone += answering == (fs_cluster_answers(c->placed[r[i]]) ? 1u : 0u);
         }
     }
-}
-
-uint32_t fs_cluster_assigned(const fs_cluster *c, const fs_cluster_member *m)
-{
-    uint32_t assigned, alone;
-    count_node(c, m, &assigned, &alone);
-    return assigned;
 }
 
 /* ---- problems ---- */
@@ -77,10 +68,9 @@ static const char *plural(uint32_t n)
     return n == 1 ? "" : "s";
 }
 
-static void placed_node_problems(const fs_cluster *c, const fs_cluster_member *m, fs_buffer *lines)
+static void placed_node_problems(const fs_cluster_member *m, const fs_cluster_share *share, fs_buffer *lines)
 {
-    uint32_t assigned, alone;
-    count_node(c, m, &assigned, &alone);
+    uint32_t assigned = share->assigned, alone = share->alone;
     if (m->state != FS_NODE_READY) {
         const char *what = m->state == FS_NODE_LOADING    ? "is loading"
                            : m->state == FS_NODE_DRAINING ? "is draining"
@@ -102,11 +92,11 @@ static void placed_node_problems(const fs_cluster *c, const fs_cluster_member *m
     }
 }
 
-static void member_problems(const fs_cluster *c, const fs_cluster_member *m, fs_buffer *lines)
+static void member_problems(const fs_cluster_member *m, const fs_cluster_share *shares, fs_buffer *lines)
 {
     const char *kind = m->kind == FS_KIND_ROUTER ? "router" : "expert node";
     if (m->node != FS_CLUSTER_NO_NODE)
-        placed_node_problems(c, m, lines);
+        placed_node_problems(m, &shares[m->node], lines);
     else if (!fs_cluster_is_alive(m)) {
         fs_buffer_printf(lines, "%s %s is lost", kind, m->name);
         end_line(lines);
@@ -132,11 +122,11 @@ static void placement_problems(const fs_cluster *c, fs_buffer *lines)
     end_line(lines);
 }
 
-void fs_cluster_problems(const fs_cluster *c, fs_buffer *lines)
+void fs_cluster_problems(const fs_cluster *c, const fs_cluster_share *shares, fs_buffer *lines)
 {
     placement_problems(c, lines);
     for (uint32_t i = 0; i < c->num_members; i++)
-        if (fs_cluster_is_shown(c->members[i])) member_problems(c, c->members[i], lines);
+        if (fs_cluster_is_shown(c->members[i])) member_problems(c->members[i], shares, lines);
 }
 
 /* ---- what always holds ---- */

@@ -10,7 +10,11 @@ static void use(const fs_cluster *c)
 {
     fs_buffer out = {0};
     fs_cluster_check(c);
-    fs_cluster_problems(c, &out);
+    fs_cluster_share *shares = calloc(c->num_placed + 1, sizeof(*shares));
+    if (!shares) return;
+    fs_cluster_shares(c, shares);
+    fs_cluster_problems(c, shares, &out);
+    free(shares);
     (void)fs_cluster_unavailable(c);
     fs_cluster_save(c, &out);
     fs_buffer_free(&out);
