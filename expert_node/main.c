@@ -40,17 +40,14 @@ typedef struct {
 
 /* ---- fabric ---- */
 
+/* The fabric has logged what came or went, and why. */
 static void on_up(void *arg, fs_peer *peer)
 {
-    fs_log_info("router_up", "peer=%s address=%s", fs_peer_name(peer), fs_peer_address(peer));
 }
 
 static void on_down(void *arg, fs_peer *peer, fs_status why, const char *text)
 {
     node *n = arg;
-    fs_log_at(why == FS_CANCELLED ? FS_LOG_INFO : FS_LOG_WARN, "router_down",
-              "peer=\"%s\" address=%s status=%s text=\"%s\"", fs_peer_name(peer), fs_peer_address(peer),
-              fs_status_name(why), text);
     if (n->exec) fs_exec_on_down(n->exec, peer);
 }
 
@@ -230,19 +227,14 @@ static void on_refused(uv_timer_t *timer)
     stop(timer->data, 1);
 }
 
+/* The member has logged it. */
 static void on_state(void *arg, bool registered, fs_rpc_code code, const char *text)
 {
     node *n = arg;
-    if (!registered) {
-        fs_log_warn("not_registered", "coordinator=%s code=%s text=\"%s\"", n->options.coordinator,
-                    fs_rpc_code_name(code), text);
-        /* The same again would be refused again. From the loop: this is the member's own callback. */
-        if (code == FS_RPC_INVALID_ARGUMENT) uv_timer_start(&n->drain_timer, on_refused, 0, 0);
-        return;
-    }
-    fs_log_info("registered", "coordinator=%s id=%u", n->options.coordinator, fs_member_id(n->member));
-    if (!n->announced) fs_process_ready("fabric", n->bound);
-    n->announced = true;
+    if (registered && !n->announced) fs_process_ready("fabric", n->bound);
+    n->announced |= registered;
+    /* The same again would be refused again. From the loop: this is the member's own callback. */
+    if (code == FS_RPC_INVALID_ARGUMENT && !registered) uv_timer_start(&n->drain_timer, on_refused, 0, 0);
 }
 
 static fs_status start_store(node *n, fs_detail *detail)
