@@ -346,7 +346,7 @@ static int run(fs_cli *cli, const bench_options *o, const uint32_t *streams, uin
 
 int fs_cli_bench_serve(int argc, char **argv)
 {
-    bench_options o;
+    bench_options o = {0};
     uint32_t streams[MAX_ROWS], num_rows = 0;
     fs_conf *conf = NULL;
     fs_detail detail = {0};

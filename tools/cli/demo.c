@@ -162,7 +162,7 @@ static int run(fs_cli *cli, const demo_options *o)
 
 int fs_cli_demo(int argc, char **argv)
 {
-    demo_options o;
+    demo_options o = {0};
     fs_conf *conf = NULL;
     fs_cli cli;
     int code = fs_cli_parse(&spec, argc, argv, &o, NULL, &conf);

@@ -135,7 +135,7 @@ int fs_cli_generate(int argc, char **argv)
 {
     static uint32_t ids[MAX_PROMPT_IDS];
     const char *stop[MAX_STOP];
-    generate_options o;
+    generate_options o = {0};
     fs_generation_request request = {.stop = stop};
     fs_conf *conf = NULL;
     fs_detail detail = {0};

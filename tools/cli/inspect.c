@@ -93,7 +93,7 @@ static void print_summary(const char *dir, const fs_summary *s, bool verified)
 
 int fs_cli_inspect(int argc, char **argv)
 {
-    inspect_options o;
+    inspect_options o = {0};
     const char *dir = NULL;
     fs_conf *conf = NULL;
     fs_detail detail = {0};

@@ -61,7 +61,7 @@ static int run(fs_cli *cli, const serve_options *o)
 
 int fs_cli_serve(int argc, char **argv)
 {
-    serve_options o;
+    serve_options o = {0};
     fs_conf *conf = NULL;
     fs_cli cli;
     int code = fs_cli_parse(&spec, argc, argv, &o, NULL, &conf);

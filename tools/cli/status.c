@@ -208,7 +208,7 @@ static int run(fs_cli *cli, const status_options *o)
 
 int fs_cli_status(int argc, char **argv)
 {
-    status_options o;
+    status_options o = {0};
     fs_conf *conf = NULL;
     fs_cli cli;
     int code = fs_cli_parse(&spec, argc, argv, &o, NULL, &conf);
