@@ -321,7 +321,8 @@ static fs_status start_member(router *r, fs_detail *detail)
                                  .on_placement = on_placement,
                                  .on_state = on_state,
                                  .arg = r};
-    return fs_member_create(&r->loop, &options, &r->member, detail);
+    fs_status st = fs_member_create(&r->loop, &options, &r->member, detail);
+    return st == FS_OK ? st : fs_fail_in(detail, st, "--coordinator or --name");
 }
 
 static void start_handles(router *r)

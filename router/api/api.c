@@ -271,6 +271,7 @@ void fs_api_get_stats(void *arg, fs_rpc_call *call, const uint8_t *request, size
     Foresight__V1__PartTime part[NUM_PARTS], *list[NUM_PARTS];
     fill_counts(&engine, &dispatcher, &stats);
     fill_parts(&engine, &dispatcher, part, list);
+    stats.requests_refused += api->refused;
     stats.name = (char *)api->options.router_name;
     stats.version = FS_VERSION;
     stats.uptime_s = (double)(fs_clock_now(fs_clock_system()) - api->started_ns) / 1e9;

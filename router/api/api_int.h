@@ -12,6 +12,7 @@ struct fs_api {
     fs_buffer text;  /* one response's, terminated */
     uint32_t active; /* calls of Generate and Tokenize with anything left of them */
     uint32_t tokenizing;
+    uint64_t refused; /* Generate calls whose text found no room; the engine counts those that came as far */
     bool stopped;
     void (*on_idle)(void *arg);
     void *idle_arg;

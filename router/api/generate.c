@@ -265,5 +265,7 @@ void fs_api_generate(void *arg, fs_rpc_call *call, const uint8_t *request, size_
     g->t.add_bos = true;
     g->t.done = on_tokenized;
     g->tokenizing = fs_tokenizing_start(api, &g->t) == FS_OK;
-    if (!g->tokenizing) refuse_full(g, "too many texts wait to be tokenised");
+    if (g->tokenizing) return;
+    api->refused++;
+    refuse_full(g, "too many texts wait to be tokenised");
 }
