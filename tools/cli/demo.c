@@ -14,7 +14,7 @@ typedef struct {
 #define AT(field) offsetof(demo_options, field)
 
 static const fs_conf_option table[] = {
-    FS_CLI_CLUSTER_OPTIONS(demo_options, cluster, "warn"),
+    FS_CLI_CLUSTER_OPTIONS(demo_options, cluster, "error"),
     {.name = "prompt",
      .type = FS_CONF_STRING,
      .offset = AT(prompt),

@@ -26,7 +26,7 @@ static const fs_conf_option table[] = {
      .offset = AT(connect),
      .value_name = "ADDR",
      .help = "The gRPC address of a router that runs."},
-    FS_CLI_CLUSTER_OPTIONS(generate_options, cluster, "warn"),
+    FS_CLI_CLUSTER_OPTIONS(generate_options, cluster, "error"),
     LEFT_OUT("prompt", prompt, "TEXT", "What the text follows."),
     LEFT_OUT("prompt-ids", prompt_ids, "IDS", "Token ids instead of --prompt: 0,17,4; taken as they are."),
     LEFT_OUT("max-tokens", max_tokens, "N", "At most so many tokens."),
