@@ -5,8 +5,6 @@
 #include "compute/kernels.h"
 
 #define FS_LANES 16u /* virtual lanes of every sum */
-#define FS_MATMUL_X_FLOATS                                                                                   \
-    ((size_t)64 * 1024) /* of x that stay in L2 beside the weights that pass: a quarter of 1 MiB */
 
 /* exp(x) = 2^n * e^r, n = round(x / ln 2), |r| <= ln(2)/2. The polynomial is Cephes' expf (Moshier), evaluated with fma.
  * Outside [LO, HI] the result is 0 or inf and x is clamped, so that n fits. */

@@ -118,9 +118,9 @@ INLINE void tile(const float *x, size_t x_stride, const void *w, float *y, size_
     }
 }
 
-/* A block of weight rows stays in L1 while all given rows pass. */
-INLINE void matmul_rows(const float *x, size_t x_stride, const void *w, float *y, size_t y_stride,
-                        size_t rows, size_t outs, size_t cols, const int num_x, const bool is_bf16)
+/* All outputs for rows that are taken num_x at a time. A block of weight rows stays in L1 while all rows pass. */
+INLINE void matmul_by(const float *x, size_t x_stride, const void *w, float *y, size_t y_stride, size_t rows,
+                      size_t outs, size_t cols, const int num_x, const bool is_bf16)
 {
     const size_t per_row = (size_t)(16 / num_x), w_size = is_bf16 ? sizeof(fs_bf16) : sizeof(float);
     for (size_t o = 0; o < outs; o += per_row) {
@@ -132,17 +132,6 @@ INLINE void matmul_rows(const float *x, size_t x_stride, const void *w, float *y
                  num_x, is_bf16);
         }
     }
-}
-
-/* As many rows at a time as stay in L2; for each such block the weights stream past once. */
-INLINE void matmul_by(const float *x, size_t x_stride, const void *w, float *y, size_t y_stride, size_t rows,
-                      size_t outs, size_t cols, const int num_x, const bool is_bf16)
-{
-    const size_t fit = FS_MATMUL_X_FLOATS / (cols + 1) / (size_t)num_x,
-                 block = (fit != 0 ? fit : 1) * (size_t)num_x;
-    for (size_t r = 0; r < rows; r += block)
-        matmul_rows(x + r * x_stride, x_stride, w, y + r * y_stride, y_stride,
-                    rows - r < block ? rows - r : block, outs, cols, num_x, is_bf16);
 }
 
 static void matmul_f32(const float *x, size_t x_stride, const float *w, float *y, size_t y_stride,
