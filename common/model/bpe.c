@@ -1,5 +1,6 @@
-/* common/model/bpe.c: byte pair encoding of one word: always the pair of lowest rank, the leftmost of equals.
- * Candidates wait in a heap, symbols are a linked list: a word of a megabyte is no different from a short one. */
+/* common/model/bpe.c: byte pair encoding of one word: always the pair of lowest rank, the leftmost of
+ * equals. Candidates wait in a heap, symbols are a linked list: a word of a megabyte is no different from
+ * a short one. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,7 +86,8 @@ static fs_status reserve(fs_bpe_scratch *s, size_t n)
     return FS_OK;
 }
 
-/* Bytes to symbols; those that the vocabulary lacks are dropped, as the library does without an unknown token. */
+/* Bytes to symbols; those that the vocabulary lacks are dropped, as the library does without an unknown
+ * token. */
 static uint32_t begin(const fs_tokenizer *t, fs_bpe_scratch *s, const uint8_t *word, size_t size)
 {
     uint32_t n = 0;

@@ -19,8 +19,9 @@ bool fs_is_white_space(uint32_t c)
     }
 }
 
-/* Alphabetic, marks, decimal digits, connectors and joiners (UTS 18, annex C). utf8proc has no Other_Alphabetic; what that adds
- * beyond letters, letter numbers and marks are the circled and squared Latin letters. */
+/* Alphabetic, marks, decimal digits, connectors and joiners (UTS 18, annex C). utf8proc has no
+ * Other_Alphabetic; what that adds beyond letters, letter numbers and marks are the circled and squared
+ * Latin letters. */
 bool fs_is_word_char(uint32_t c)
 {
     switch (utf8proc_category((utf8proc_int32_t)c)) {

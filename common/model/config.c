@@ -8,9 +8,10 @@
 #include "model/json_int.h"
 
 #define MAX_CONFIG_BYTES (1u << 20)
-#define MAX_POSITIONS    (1u << 24) /* with every other size at its limit, a KV cache still has a 64-bit size */
+#define MAX_POSITIONS    (1u << 24) /* with every other size at its limit, a KV cache has a 64-bit size */
 
-/* One object being read. The first thing that is wrong stays: getters after it do nothing, and the caller looks once. */
+/* One object being read. The first thing that is wrong stays: getters after it do nothing, and the caller
+ * looks once. */
 typedef struct {
     const json_t *object;
     const char *file;
@@ -105,8 +106,8 @@ static void invalid(source *s, const char *rule, uint32_t a, uint32_t b)
         s->status = fs_fail(s->detail, FS_INVALID, "%s: %s (%u, %u)", s->file, rule, a, b);
 }
 
-/* Rope scaling changes every position's angles: to ignore it would give wrong text, so only the plain type passes. The
- * key of the type is spelt `type` in older files. */
+/* Rope scaling changes every position's angles: to ignore it would give wrong text, so only the plain type
+ * passes. The key of the type is spelt `type` in older files. */
 static void refuse_rope_scaling(source *s, const char *key)
 {
     const json_t *scaling = fs_json_get(s->object, key);

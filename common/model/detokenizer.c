@@ -13,8 +13,8 @@ static size_t put(char *text, size_t at, const void *bytes, size_t size)
     return at + size;
 }
 
-/* One more byte: what is complete is put out; what can become nothing is one U+FFFD for its longest well-begun part (as
- * String::from_utf8_lossy of the library's language). */
+/* One more byte: what is complete is put out; what can become nothing is one U+FFFD for its longest
+ * well-begun part (as String::from_utf8_lossy of the library's language). */
 static size_t feed(fs_detokenizer *state, uint8_t byte, char *text, size_t at)
 {
     size_t length;

@@ -1,4 +1,5 @@
-/* common/model/json_int.h: JSON from files, with the one set of rules that all of this folder's parsers use. */
+/* common/model/json_int.h: JSON from files, with the one set of rules that all of this folder's parsers
+ * use. */
 #ifndef FS_MODEL_JSON_INT_H
 #define FS_MODEL_JSON_INT_H
 
@@ -6,8 +7,9 @@
 
 #include "base/status.h"
 
-/* The text as an object. Refused with `bad`: text that is not JSON (duplicate keys, NaN, nesting deeper than 2048, bytes that
- * are not UTF-8 included) or not an object. FS_NO_MEMORY. name: the file, for the detail. out: json_decref it. */
+/* The text as an object. Refused with `bad`: text that is not JSON (duplicate keys, NaN, nesting deeper
+ * than 2048, bytes that are not UTF-8 included) or not an object. FS_NO_MEMORY. name: the file, for the
+ * detail. out: json_decref it. */
 FS_MUST_USE fs_status fs_json_parse(const char *text, size_t size, const char *name, fs_status bad,
                                     json_t **out, fs_detail *detail);
 

@@ -1,5 +1,5 @@
-/* common/model/normalize.c: Unicode normal forms, with the character data of utf8proc.
- * utf8proc_map would do, but it sorts combining marks by exchanging neighbours: a prompt of a megabyte of marks in the wrong
+/* common/model/normalize.c: Unicode normal forms, with the character data of utf8proc. utf8proc_map would
+ * do, but it sorts combining marks by exchanging neighbours: a prompt of a megabyte of marks in the wrong
  * order would take minutes. So decomposing and sorting are here, and only composing is utf8proc's. */
 #include <stdlib.h>
 #include <utf8proc.h>

@@ -1,6 +1,7 @@
-/* common/model/regex.c: Oniguruma's regular expressions, translated to PCRE2's where both mean the same text.
- * The two agree on most of what tokenizers use. They differ in \s (Oniguruma: White_Space), \w, \h, \v, in `$` and `^` (always
- * at lines), in scripts, in {n}+ and {,n}, and in classes inside classes; what cannot be said in PCRE2 is refused, not guessed. */
+/* common/model/regex.c: Oniguruma's regular expressions, translated to PCRE2's where both mean the same
+ * text. The two agree on most of what tokenizers use. They differ in \s (Oniguruma: White_Space), \w, \h,
+ * \v, in `$` and `^` (always at lines), in scripts, in {n}+ and {,n}, and in classes inside classes; what
+ * cannot be said in PCRE2 is refused, not guessed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -128,7 +129,8 @@ static fs_status translate_escape(translator *t)
     return FS_OK;
 }
 
-/* (?: (?= (?! (?> (?<= (?<! and (?i: (?-i: (?i). Of the other options m and x mean something else, s does not exist. */
+/* (?: (?= (?! (?> (?<= (?<! and (?i: (?-i: (?i). Of the other options m and x mean something else, s does
+ * not exist. */
 static fs_status translate_group(translator *t)
 {
     if (t->at[1] == '*') return refuse(t, "(*");
@@ -191,8 +193,8 @@ static fs_status translate(const char *pattern, fs_buffer *out, fs_detail *detai
     return FS_OK;
 }
 
-/* No JIT: it wants pages that are both writable and executable, which hardened units forbid, and it has a stack of its own
- * to run out of. */
+/* No JIT: it wants pages that are both writable and executable, which hardened units forbid, and it has a
+ * stack of its own to run out of. */
 static fs_status compile(const char *source, fs_buffer text, uint32_t options, pcre2_code **out,
                          fs_detail *detail)
 {

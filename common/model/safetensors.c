@@ -81,7 +81,8 @@ static int by_text(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The file names of weight_map, each once, sorted. Only plain names: an index must not lead out of its directory. */
+/* The file names of weight_map, each once, sorted. Only plain names: an index must not lead out of its
+ * directory. */
 static fs_status list_shards(const json_t *map, const char *index, const char ***out, uint32_t *count,
                              fs_detail *detail)
 {
@@ -108,7 +109,8 @@ static fs_status list_shards(const json_t *map, const char *index, const char **
     return FS_OK;
 }
 
-/* The index and the headers must say the same: a shard from another download would pass each check of its own. */
+/* The index and the headers must say the same: a shard from another download would pass each check of its
+ * own. */
 static fs_status check_index(const fs_tensors *set, const json_t *map, const char *index, fs_detail *detail)
 {
     for (uint32_t i = 0; i < set->count; i++) {

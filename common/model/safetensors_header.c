@@ -129,7 +129,8 @@ static int by_place(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-/* Every byte behind the header belongs to exactly one tensor: nothing hides in a file, and nothing is read twice. */
+/* Every byte behind the header belongs to exactly one tensor: nothing hides in a file, and nothing is read
+ * twice. */
 static fs_status check_cover(const header *h)
 {
     uint64_t at = h->data_start;

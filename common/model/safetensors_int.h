@@ -29,8 +29,9 @@ struct fs_tensors {
 /* An empty set with room for num_files (all zero). NULL: no memory. */
 fs_tensors *fs_tensors_new(uint32_t num_files);
 
-/* Reads the header at the start of data[0..size) into set->files[file] (whose path and size are set) and appends its tensors,
- * sorted by place. Errors as of fs_safetensors_parse; the set is then only good for fs_tensors_close. */
+/* Reads the header at the start of data[0..size) into set->files[file] (whose path and size are set) and
+ * appends its tensors, sorted by place. Errors as of fs_safetensors_parse; the set is then only good for
+ * fs_tensors_close. */
 FS_MUST_USE fs_status fs_safetensors_header(fs_tensors *set, uint32_t file, const uint8_t *data, size_t size,
                                             fs_detail *detail);
 

@@ -4,8 +4,8 @@
 
 #include "base/status.h"
 
-/* Open addressing over xxh3, at most half full; the strings are borrowed and must outlive it. Zero is empty. Thread: one while
- * it grows, then any. */
+/* Open addressing over xxh3, at most half full; the strings are borrowed and must outlive it. Zero is
+ * empty. Thread: one while it grows, then any. */
 typedef struct {
     const char *key;
     uint32_t size, value;

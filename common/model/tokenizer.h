@@ -9,10 +9,11 @@
 typedef struct fs_tokenizer fs_tokenizer;
 
 /* Supported: model BPE (string or pair merges, ignore_merges), pre-tokenizers ByteLevel (use_regex, add_prefix_space),
- * Split (regex) and Sequence of them, normalizers none, NFC, NFD, NFKC, NFKD and Sequence of them, added tokens (special, lstrip, rstrip, single_word,
- * normalized), decoder ByteLevel, post-processor none, ByteLevel or TemplateProcessing (ignored: the model's bos_token_id
- * decides). FS_INVALID, FS_CORRUPT (ids not dense or out of range, a merge of pieces that are not in the vocabulary, two
- * tokens with one id), FS_UNSUPPORTED: what it names. name: the file, for details. */
+ * Split (regex or plain text; Isolated or Removed, invert) and Sequence of them that ends with ByteLevel, normalizers none, NFC, NFD,
+ * NFKC, NFKD and Sequence of them, added tokens (special, lstrip, rstrip, single_word, normalized), decoder ByteLevel,
+ * post-processor none, ByteLevel, TemplateProcessing or Sequence of them (ignored: the model's bos_token_id decides). FS_INVALID, FS_CORRUPT
+ * (ids not dense or out of range, a merge of pieces that are not in the vocabulary, two tokens with one id), FS_UNSUPPORTED:
+ * what it names. name: the file, for details. */
 FS_MUST_USE fs_status fs_tokenizer_parse(const char *json, size_t size, const char *name, fs_tokenizer **out,
                                          fs_detail *detail);
 FS_MUST_USE fs_status fs_tokenizer_load(const char *dir, fs_tokenizer **out, fs_detail *detail);

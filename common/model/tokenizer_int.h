@@ -24,7 +24,8 @@ FS_MUST_USE fs_status fs_ids_push(fs_ids *ids, uint32_t id);
 
 /* --- regex.c: the regular expressions of Oniguruma (what the reference library uses) by PCRE2 --- */
 
-/* FS_UNSUPPORTED: a construct that PCRE2 reads in another way, or not at all; FS_NO_MEMORY. literal: pattern is plain text. */
+/* FS_UNSUPPORTED: a construct that PCRE2 reads in another way, or not at all; FS_NO_MEMORY. literal:
+ * pattern is plain text. */
 FS_MUST_USE fs_status fs_regex_compile(const char *pattern, bool literal, pcre2_code **out,
                                        fs_detail *detail);
 
@@ -35,7 +36,8 @@ typedef struct {
 } fs_regex_scratch;
 FS_MUST_USE fs_status fs_regex_scratch_init(fs_regex_scratch *scratch);
 void fs_regex_scratch_fini(fs_regex_scratch *scratch);
-/* The leftmost match in text[from..size). FS_NOT_FOUND; FS_INVALID: too many steps; FS_NO_MEMORY. text is well-formed UTF-8. */
+/* The leftmost match in text[from..size). FS_NOT_FOUND; FS_INVALID: too many steps; FS_NO_MEMORY. text is
+ * well-formed UTF-8. */
 FS_MUST_USE fs_status fs_regex_find(const pcre2_code *regex, const fs_regex_scratch *scratch,
                                     const char *text, size_t size, size_t from, size_t *begin, size_t *end);
 /* Whether c is a word character as Rust's \w has it. */

@@ -1,4 +1,5 @@
-/* common/model/tokenizer_load.c: tokenizer.json, read whole and checked, so that encode and decode need not doubt. */
+/* common/model/tokenizer_load.c: tokenizer.json, read whole and checked, so that encode and decode need
+ * not doubt. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,7 +56,8 @@ static const char *type_of(const json_t *object)
 
 /* --- the vocabulary --- */
 
-/* Bytes that print stand for themselves, the others for characters from U+0100, in order (GPT-2's bytes_to_unicode). */
+/* Bytes that print stand for themselves, the others for characters from U+0100, in order (GPT-2's
+ * bytes_to_unicode). */
 static void init_byte_chars(loader *l)
 {
     int16_t next = 256;
@@ -66,8 +68,8 @@ static void init_byte_chars(loader *l)
     }
 }
 
-/* The bytes that a token's text stands for; the text itself if a character of it stands for none, as the library decodes.
- * *mapped tells which. NULL: no memory. */
+/* The bytes that a token's text stands for; the text itself if a character of it stands for none, as the
+ * library decodes. *mapped tells which. NULL: no memory. */
 static const uint8_t *bytes_of(const loader *l, const char *text, size_t size, uint32_t *out_size,
                                bool *mapped)
 {
@@ -209,7 +211,8 @@ static fs_status read_all_added(loader *l, const json_t *added)
     return st;
 }
 
-/* A token with `normalized` is looked for in normalised text, so its own text is normalised too; and so the library decodes it. */
+/* A token with `normalized` is looked for in normalised text, so its own text is normalised too; and so
+ * the library decodes it. */
 static fs_status add_to_trie(loader *l, uint32_t index)
 {
     bool mapped;
@@ -373,7 +376,8 @@ static fs_status read_words(loader *l, const json_t *model)
 
 /* --- normalizer, pre-tokenizer, decoder, post-processor --- */
 
-/* A step, or a Sequence's steps (under `key`) one after the other; null: none. Nested sequences are not written by anybody. */
+/* A step, or a Sequence's steps (under `key`) one after the other; null: none. Nested sequences are not
+ * written by anybody. */
 typedef fs_status (*step)(loader *l, const json_t *one);
 static fs_status each_step(loader *l, const json_t *value, const char *key, step read)
 {

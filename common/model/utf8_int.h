@@ -4,8 +4,9 @@
 
 #include "base/status.h"
 
-/* How many of bytes[0..size) are the beginning of a well-formed character: *length is that character's full length. 0: the
- * first byte begins none. Unicode 15, table 3-7: no surrogates, nothing overlong, nothing above U+10FFFF. */
+/* How many of bytes[0..size) are the beginning of a well-formed character: *length is that character's
+ * full length. 0: the first byte begins none. Unicode 15, table 3-7: no surrogates, nothing overlong,
+ * nothing above U+10FFFF. */
 static inline size_t fs_utf8_prefix(const uint8_t *bytes, size_t size, size_t *length)
 {
     uint8_t lead = bytes[0], low = 0x80, high = 0xbf;

@@ -1,4 +1,5 @@
-/* tests/fuzz/model_config_fuzz.c: config.json, a zero byte, generation_config.json. What passes keeps the header's promises. */
+/* tests/fuzz/model_config_fuzz.c: config.json, a zero byte, generation_config.json. What passes keeps the
+ * header's promises. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,5 @@
-/* tests/fuzz/model_safetensors_fuzz.c: a safetensors file. In what passes every byte behind the header belongs to one tensor. */
+/* tests/fuzz/model_safetensors_fuzz.c: a safetensors file. In what passes every byte behind the header
+ * belongs to one tensor. */
 #include "model/safetensors.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

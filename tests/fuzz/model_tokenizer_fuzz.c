@@ -1,5 +1,5 @@
-/* tests/fuzz/model_tokenizer_fuzz.c: tokenizer.json, a zero byte, text for it; or, after a first byte 1, text for a tokenizer
- * that is at hand: what it cuts into ids, the stream puts together again. */
+/* tests/fuzz/model_tokenizer_fuzz.c: tokenizer.json, a zero byte, text for it; or, after a first byte 1,
+ * text for a tokenizer that is at hand: what it cuts into ids, the stream puts together again. */
 #include <stdlib.h>
 #include <string.h>
 

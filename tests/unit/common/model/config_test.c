@@ -1,4 +1,5 @@
-/* tests/unit/common/model/config_test.c: config.json and generation_config.json, one thing wrong at a time. */
+/* tests/unit/common/model/config_test.c: config.json and generation_config.json, one thing wrong at a
+ * time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* tests/unit/common/model/no_memory_test.c: each parser with its first, second, third ... allocation failing. It must end in an
- * error, leave nothing allocated, and succeed once there is memory. */
+/* tests/unit/common/model/no_memory_test.c: each parser with its first, second, third ... allocation
+ * failing. It must end in an error, leave nothing allocated, and succeed once there is memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

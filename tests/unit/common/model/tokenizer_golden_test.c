@@ -1,5 +1,6 @@
-/* tests/unit/common/model/tokenizer_golden_test.c: the same ids and the same text as the reference library, on the demo model's
- * tokenizer and variants of it (data/tokenizer_cases.json, made by tests/golden/make_tokenizer_cases.py). */
+/* tests/unit/common/model/tokenizer_golden_test.c: the same ids and the same text as the reference
+ * library, on the demo model's tokenizer and variants of it (data/tokenizer_cases.json, made by
+ * tests/golden/make_tokenizer_cases.py). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

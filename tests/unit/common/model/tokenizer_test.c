@@ -1,4 +1,5 @@
-/* tests/unit/common/model/tokenizer_test.c: what tokenizer.json may not say, and encoding's and decoding's own promises. */
+/* tests/unit/common/model/tokenizer_test.c: what tokenizer.json may not say, and encoding's and decoding's
+ * own promises. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -6,6 +7,7 @@
 
 #include <cmocka.h>
 #include <jansson.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,7 +265,8 @@ static void what_is_held_at_the_end_is_one_replacement(void **state)
     assert_int_equal(fs_detokenizer_finish(&d, text), 0);
 }
 
-/* One word of a megabyte, of letters, blanks, marks in the wrong order: each would take hours if it were quadratic. */
+/* One word of a megabyte, of letters, blanks, marks in the wrong order: each would take hours if it were
+ * quadratic. */
 static void long_words_end(void **state)
 {
     static const char *const units[] = {"a", "the", " ", "\xcc\x80\xcc\xa3", "<|endoftext|", "\xe6\x97\xa5",
@@ -290,6 +293,37 @@ static void long_words_end(void **state)
     free(text);
 }
 
+typedef struct {
+    const fs_tokenizer *t;
+    size_t count[8];
+} thread_job;
+
+static void *encode_often(void *arg)
+{
+    thread_job *job = arg;
+    for (size_t i = 0; i < 8; i++) {
+        static const char text[] = "Once upon a time <|endoftext|> there was a tokenizer.";
+        uint32_t *ids = NULL;
+        if (fs_tokenizer_encode(job->t, text, sizeof(text) - 1, true, &ids, &job->count[i], NULL) != FS_OK)
+            return NULL;
+        free(ids);
+    }
+    return NULL;
+}
+
+static void threads_share_a_tokenizer(void **state)
+{
+    fs_tokenizer *t = demo();
+    pthread_t threads[4];
+    thread_job jobs[4] = {{t, {0}}, {t, {0}}, {t, {0}}, {t, {0}}};
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, encode_often, &jobs[i]), 0);
+    for (size_t i = 0; i < 4; i++) assert_int_equal(pthread_join(threads[i], NULL), 0);
+    for (size_t i = 0; i < 4; i++) assert_memory_equal(jobs[i].count, jobs[0].count, sizeof(jobs[0].count));
+    assert_true(jobs[0].count[0] > 8);
+    fs_tokenizer_destroy(t);
+}
+
 static void a_missing_file_is_not_found(void **state)
 {
     fs_tokenizer *t = NULL;
@@ -313,6 +347,7 @@ int main(void)
         cmocka_unit_test(a_full_buffer_changes_nothing),
         cmocka_unit_test(what_is_held_at_the_end_is_one_replacement),
         cmocka_unit_test(long_words_end),
+        cmocka_unit_test(threads_share_a_tokenizer),
         cmocka_unit_test(a_missing_file_is_not_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
