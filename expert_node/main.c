@@ -257,6 +257,7 @@ static fs_status start_fabric(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], 
     fs_exec_options exec = {.port = &fs_exec_fabric,
                             .store = n->store,
                             .threads = n->threads,
+                            .inline_ns = (uint64_t)n->options.inline_ns,
                             .queue_rows = n->options.queue_rows,
                             .queue_dispatches = n->options.queue_dispatches,
                             .max_message = options.max_message};

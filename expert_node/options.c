@@ -73,6 +73,13 @@ static const fs_conf_option table[] = {
      .min = 1,
      .max = 1u << 20,
      .help = "Dispatches that may be unanswered at once; more are refused."},
+    {.name = "inline-budget",
+     .type = FS_CONF_DURATION,
+     .offset = AT(inline_ns),
+     .default_text = "100us",
+     .max = FS_NS_PER_MS,
+     .help =
+         "Rows that should take less than this together are computed without waking a thread; 0us: none."},
     {.name = "drain",
      .type = FS_CONF_DURATION,
      .offset = AT(drain_ns),

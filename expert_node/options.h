@@ -8,7 +8,7 @@ typedef struct {
     const char *model, *listen, *advertise, *coordinator, *name, *rack, *cluster_key, *cluster_key_file;
     uint64_t memory_bytes;
     uint32_t threads, load_threads, queue_rows, queue_dispatches;
-    int64_t drain_ns;
+    int64_t drain_ns, inline_ns;
     bool die_with_parent;
     fs_conf_common common;
 } fs_node_options;

@@ -200,6 +200,13 @@ static void refuse_at_once(fs_exec *exec, fs_peer *peer, fs_pending *p)
     refuse_peer(exec, peer, st, "dispatch: neither a slot for it nor room to say so");
 }
 
+/* A turn of the loop later: messages that came together, from several routers, are one batch an expert. */
+static void begin(uv_idle_t *handle)
+{
+    uv_idle_stop(handle);
+    fs_exec_start_jobs(handle->data);
+}
+
 static void accept_dispatch(fs_exec *exec, fs_pending p)
 {
     fs_pending *slot = &exec->pending[exec->free_slot];
@@ -213,7 +220,7 @@ static void accept_dispatch(fs_exec *exec, fs_pending p)
     slot->pairs_left = p.dispatch.num_pairs + 1;
     queue_groups(exec, slot, all);
     fs_exec_pairs_done(exec, (uint32_t)(slot - exec->pending), 1);
-    fs_exec_start_jobs(exec);
+    if (fs_batcher_num_rows(exec->batcher) > 0) uv_idle_start(&exec->begin, begin);
 }
 
 void fs_exec_on_message(fs_exec *exec, fs_peer *peer, uint16_t type, const uint8_t *data, size_t size)
@@ -284,6 +291,9 @@ fs_status fs_exec_create(uv_loop_t *loop, const fs_exec_options *options, fs_exe
     exec->fingerprint = fs_store_fingerprint(options->store);
     exec->max_message = options->max_message;
     exec->threads = options->threads;
+    exec->inline_ns = options->inline_ns;
+    FS_ASSERT(uv_idle_init(loop, &exec->begin) == 0);
+    exec->begin.data = exec;
     exec->num_slots = options->queue_dispatches;
     fs_status st = create_parts(exec, loop, options);
     if (st != FS_OK) {
@@ -292,6 +302,11 @@ fs_status fs_exec_create(uv_loop_t *loop, const fs_exec_options *options, fs_exe
     }
     *out = exec;
     return FS_OK;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    free(handle->data);
 }
 
 void fs_exec_destroy(fs_exec *exec)
@@ -305,7 +320,7 @@ void fs_exec_destroy(fs_exec *exec)
     }
     fs_batcher_destroy(exec->batcher);
     free(exec->pending);
-    free(exec);
+    uv_close((uv_handle_t *)&exec->begin, on_closed);
 }
 
 void fs_exec_when_idle(fs_exec *exec, void (*idle)(void *arg), void *arg)

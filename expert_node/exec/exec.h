@@ -24,7 +24,9 @@ typedef struct {
     uint32_t threads;          /* that compute, at least 1 */
     uint32_t queue_rows;       /* pairs that may wait; a dispatch beyond them is answered FS_WIRE_EXHAUSTED */
     uint32_t queue_dispatches; /* dispatches not yet answered, of all routers; the same */
-    size_t max_message;        /* of the fabric: a dispatch whose result would be larger is refused */
+    uint64_t
+        inline_ns; /* what waits and should take less than this runs on the loop; 0: threads compute everything */
+    size_t max_message; /* of the fabric: a dispatch whose result would be larger is refused */
 } fs_exec_options;
 
 /* FS_NO_MEMORY; FS_EXHAUSTED: no threads. */

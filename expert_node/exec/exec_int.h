@@ -60,7 +60,10 @@ struct fs_exec {
     uint32_t num_slots, num_pending, free_slot;
     fs_worker *worker;
     fs_exec_job *jobs, *free_job; /* [threads] */
+    fs_exec_job *loop_job;        /* the loop's own */
     uint32_t threads, jobs_running;
+    uint64_t inline_ns, row_ns; /* row_ns: what a row took lately; 0: not known yet */
+    uv_idle_t begin;            /* runs once after messages have come */
     void (*idle)(void *arg);
     void *idle_arg;
     fs_exec_stats stats;
@@ -73,7 +76,7 @@ void fs_exec_pairs_failed(fs_exec *exec, const fs_batch_piece *piece, fs_wire_st
 /* job.c */
 FS_MUST_USE fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop);
 void fs_exec_destroy_jobs(fs_exec *exec);
-/* Hands waiting rows to idle threads. */
+/* Computes what waits here if it is little, or hands it to idle threads. */
 void fs_exec_start_jobs(fs_exec *exec);
 
 #endif

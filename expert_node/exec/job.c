@@ -54,9 +54,20 @@ static void credit(fs_exec *exec, const fs_exec_job *job, const fs_exec_batch *b
         fs_exec_pairs_done(exec, piece->tag, piece->count);
     }
     if (batch->status != FS_WIRE_OK) return;
+    /* Over about 16 batches. Never 0 again: that means unknown. */
+    uint64_t row_ns = (uint64_t)batch->ns / batch->num_rows;
+    exec->row_ns = exec->row_ns ? (15 * exec->row_ns + row_ns) / 16 + 1 : row_ns + 1;
     exec->stats.batches++;
     exec->stats.rows_computed += batch->num_rows;
     exec->stats.compute_ns += (uint64_t)batch->ns;
+}
+
+static void credit_job(fs_exec *exec, fs_exec_job *job)
+{
+    for (uint32_t i = 0; i < job->num_batches; i++) {
+        fs_store_release(job->batches[i].held);
+        credit(exec, job, &job->batches[i]);
+    }
 }
 
 static void job_done(fs_job *base)
@@ -65,10 +76,7 @@ static void job_done(fs_job *base)
     fs_exec *exec = job->exec;
     exec->jobs_running--;
     exec->stats.jobs++;
-    for (uint32_t i = 0; i < job->num_batches; i++) {
-        fs_store_release(job->batches[i].held);
-        credit(exec, job, &job->batches[i]);
-    }
+    credit_job(exec, job);
     job->next_free = exec->free_job;
     exec->free_job = job;
     fs_exec_start_jobs(exec);
@@ -109,22 +117,33 @@ static bool add_batch(fs_exec *exec, fs_exec_job *job)
     return true;
 }
 
-/* The experts that wait are divided over the threads that are idle. */
-static void fill_job(fs_exec *exec, fs_exec_job *job)
+static void fill_job(fs_exec *exec, fs_exec_job *job, uint32_t max_batches)
 {
-    uint32_t idle = exec->threads - exec->jobs_running, ready = fs_batcher_num_ready(exec->batcher);
-    uint32_t share = (ready + idle - 1) / idle;
-    if (share > FS_EXEC_JOB_BATCHES) share = FS_EXEC_JOB_BATCHES;
+    if (max_batches > FS_EXEC_JOB_BATCHES) max_batches = FS_EXEC_JOB_BATCHES;
     job->num_batches = job->num_rows = job->num_pieces = 0;
-    while (job->num_batches < share && add_batch(exec, job)) {
+    while (job->num_batches < max_batches && add_batch(exec, job)) {
     }
+}
+
+/* A decode step's few rows take microseconds: less than waking a thread and being woken by it. */
+static bool is_little(const fs_exec *exec)
+{
+    return exec->row_ns > 0 && exec->jobs_running == 0 &&
+           fs_batcher_num_rows(exec->batcher) * exec->row_ns < exec->inline_ns;
 }
 
 void fs_exec_start_jobs(fs_exec *exec)
 {
+    while (is_little(exec) && fs_batcher_num_ready(exec->batcher) > 0) {
+        fill_job(exec, exec->loop_job, FS_EXEC_JOB_BATCHES);
+        run_job(&exec->loop_job->job);
+        credit_job(exec, exec->loop_job);
+    }
     while (exec->free_job && fs_batcher_num_ready(exec->batcher) > 0) {
         fs_exec_job *job = exec->free_job;
-        fill_job(exec, job);
+        /* The experts that wait are divided over the threads that are idle. */
+        uint32_t idle = exec->threads - exec->jobs_running, ready = fs_batcher_num_ready(exec->batcher);
+        fill_job(exec, job, (ready + idle - 1) / idle);
         if (job->num_batches == 0) continue; /* all of it was dropped */
         exec->free_job = job->next_free;
         exec->jobs_running++;
@@ -135,7 +154,9 @@ void fs_exec_start_jobs(fs_exec *exec)
 fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop)
 {
     exec->jobs = calloc(exec->threads, sizeof(*exec->jobs));
-    if (!exec->jobs) return FS_NO_MEMORY;
+    exec->loop_job = calloc(1, sizeof(*exec->loop_job));
+    if (!exec->jobs || !exec->loop_job) return FS_NO_MEMORY;
+    exec->loop_job->exec = exec;
     for (uint32_t i = exec->threads; i-- > 0;) {
         fs_exec_job *job = &exec->jobs[i];
         job->job = (fs_job){.run = run_job, .done = job_done};
@@ -156,5 +177,7 @@ void fs_exec_destroy_jobs(fs_exec *exec)
         for (uint32_t b = 0; running && b < job->num_batches; b++) fs_store_release(job->batches[b].held);
         free(job->scratch);
     }
+    if (exec->loop_job) free(exec->loop_job->scratch);
+    free(exec->loop_job);
     free(exec->jobs);
 }

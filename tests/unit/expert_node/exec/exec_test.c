@@ -107,15 +107,22 @@ static int tear_down(void **state)
     return 0;
 }
 
-static void start(uint32_t threads, uint32_t queue_rows, uint32_t queue_dispatches)
+static void start_with(uint32_t threads, uint32_t queue_rows, uint32_t queue_dispatches, uint64_t inline_ns)
 {
     fs_exec_options options = {.port = &fake,
                                .store = rig.store,
                                .threads = threads,
                                .queue_rows = queue_rows,
                                .queue_dispatches = queue_dispatches,
+                               .inline_ns = inline_ns,
                                .max_message = MAX_MESSAGE};
     assert_int_equal(fs_exec_create(&rig.loop, &options, &rig.exec), FS_OK);
+}
+
+/* Threads compute everything. */
+static void start(uint32_t threads, uint32_t queue_rows, uint32_t queue_dispatches)
+{
+    start_with(threads, queue_rows, queue_dispatches, 0);
 }
 
 /* ---- dispatches ---- */
@@ -257,17 +264,21 @@ static void check_right(const dispatch *d)
 
 /* ---- promises ---- */
 
-static void rows_have_the_same_bits_in_a_batch_as_alone(void **state)
+static void check_same_bits(uint64_t inline_ns)
 {
     fs_random random = {1};
     enum { N = 12 };
     dispatch *d[N];
-    start(2, 10000, 100);
+    start_with(2, 10000, 100, inline_ns);
+    dispatch *first = ready(N, 0, 1, 1, &random); /* from here on it is known what a row takes */
+    give(first, PEER(2));
+    wait_sent(1);
+    end(first);
     for (int i = 0; i < N; i++) {
         d[i] = ready((uint64_t)i, i % 3 * 2, 1 + (uint32_t)i, 1 + (uint32_t)i % 4, &random);
         give(d[i], PEER(i % 2));
     }
-    wait_sent(N);
+    wait_sent(N + 1);
     for (int i = 0; i < N; i++) {
         check_right(d[i]);
         assert_ptr_equal(result_of(d[i])->peer, PEER(i % 2));
@@ -277,6 +288,17 @@ static void rows_have_the_same_bits_in_a_batch_as_alone(void **state)
     fs_exec_get_stats(rig.exec, &stats);
     assert_int_equal(stats.pending, 0);
     assert_true(stats.batches < stats.rows_computed);
+    if (inline_ns) assert_int_equal(stats.jobs, 1); /* the first */
+}
+
+static void rows_have_the_same_bits_in_a_batch_as_alone(void **state)
+{
+    check_same_bits(0);
+}
+
+static void little_work_is_done_on_the_loop_with_the_same_bits(void **state)
+{
+    check_same_bits(UINT64_MAX);
 }
 
 static void an_expert_with_more_rows_than_a_call_takes_several(void **state)
@@ -320,9 +342,10 @@ static void an_expert_dropped_while_its_rows_wait_is_moved(void **state)
     fs_random random = {4};
     static const uint8_t none[LAYERS * EXPERTS];
     start(1, 10000, 10);
-    dispatch *first = ready(1, 0, 16, 8, &random), *second = ready(2, 2, 4, 2, &random);
+    dispatch *first = ready(1, 0, 16, 16, &random), *second = ready(2, 2, 4, 2, &random);
     give(first, PEER(0)); /* the one thread has it; the second waits */
     give(second, PEER(0));
+    uv_run(&rig.loop, UV_RUN_NOWAIT);
     fs_store_assign(rig.store, 4, none);
     wait_sent(2);
     for (uint32_t g = 0; g < 4; g++) assert_int_equal(group_status(second, g), FS_WIRE_MOVED);
@@ -452,6 +475,7 @@ static void a_lost_peer_takes_its_rows_along_and_nobody_elses(void **state)
         d[i] = ready((uint64_t)i, i % 3 * 2, 8, 4, &random);
         give(d[i], PEER(i % 2));
     }
+    uv_run(&rig.loop, UV_RUN_NOWAIT);
     fs_exec_on_down(rig.exec, PEER(0)); /* before a batch came back: its first runs, the rest waits */
     fs_exec_when_idle(rig.exec, on_idle, NULL);
     int64_t deadline = fs_clock_now(fs_clock_system()) + 60 * FS_NS_PER_S;
@@ -488,6 +512,7 @@ static void it_can_be_destroyed_with_rows_under_way(void **state)
     for (int i = 0; i < N; i++) {
         d[i] = ready((uint64_t)i, 0, 10, 20, &random);
         give(d[i], PEER(0));
+        if (i == N / 2) uv_run(&rig.loop, UV_RUN_NOWAIT);
     }
     fs_exec_destroy(rig.exec);
     rig.exec = NULL;
@@ -500,6 +525,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(rows_have_the_same_bits_in_a_batch_as_alone),
+        TEST(little_work_is_done_on_the_loop_with_the_same_bits),
         TEST(an_expert_with_more_rows_than_a_call_takes_several),
         TEST(experts_that_are_not_held_are_moved_and_the_others_computed),
         TEST(an_expert_dropped_while_its_rows_wait_is_moved),
