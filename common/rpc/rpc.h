@@ -25,7 +25,8 @@ typedef struct {
 
 typedef struct fs_rpc fs_rpc; /* the library for one process: completion queue and its thread; create after no more fork is needed */
 FS_MUST_USE fs_status fs_rpc_create(uv_loop_t *loop, fs_rpc **out);
-/* Cancels what is under way (its callbacks come), shuts servers and channels down, then calls done; bounded by a few seconds. */
+/* Cancels what is under way (its callbacks come), shuts servers and channels down, then calls done; bounded by 5 s. Channels end with it:
+ * fs_rpc_channel_destroy is allowed until done, and not needed. */
 void fs_rpc_close(fs_rpc *rpc, void (*done)(void *arg), void *arg);
 
 /* ---- server ---- */
@@ -45,7 +46,8 @@ typedef struct {
 typedef struct {
     size_t max_message;     /* bytes a request may have; more ends the call with RESOURCE_EXHAUSTED before it reaches a handler. Default 4 MiB */
     uint32_t max_calls;     /* served at once; more are refused with RESOURCE_EXHAUSTED. Default 4096 */
-    uint64_t send_bytes;    /* unsent bytes that one call may pile up (a client that does not read); more cancels it. Default 4 MiB */
+    uint64_t send_bytes;    /* unsent bytes that one call may pile up (a client that does not read); more cancels it. A single message may be
+                             * larger. Default 4 MiB */
 } fs_rpc_server_options;
 void fs_rpc_server_options_init(fs_rpc_server_options *options);
 
@@ -85,7 +87,8 @@ typedef struct {
     void *arg;
 } fs_rpc_client_handlers;
 /* Unary and server streaming alike. deadline_ns: on fs_clock_system, FS_NEVER for none (streams that live on; a dead peer is found by
- * keepalive within 20 s). */
+ * keepalive within 20 s). out may be NULL. FS_CANCELLED: the channel or library is closed; FS_INVALID: path; FS_NO_MEMORY. No callback comes
+ * from within; after fs_rpc_cancel no message comes, but on_end does. */
 FS_MUST_USE fs_status fs_rpc_start(fs_rpc_channel *channel, const char *path, const uint8_t *message, size_t size,
                                    int64_t deadline_ns, const fs_rpc_client_handlers *handlers, fs_rpc_request **out);
 void fs_rpc_cancel(fs_rpc_request *request);
