@@ -299,8 +299,9 @@ static fs_status start_rpc(router *r, fs_detail *detail)
     if (options.max_message < r->options.max_prompt_bytes + 65536)
         options.max_message = r->options.max_prompt_bytes + 65536;
     fs_api_methods(r->api, methods);
-    return fs_rpc_serve(r->rpc, r->options.listen, &credentials, &options, methods, FS_API_NUM_METHODS,
-                        r->bound, &r->server, detail);
+    st = fs_rpc_serve(r->rpc, r->options.listen, &credentials, &options, methods, FS_API_NUM_METHODS, r->bound,
+                      &r->server, detail);
+    return st == FS_OK ? st : fs_fail_in(detail, st, "--listen");
 }
 
 static fs_status start_member(router *r, fs_detail *detail)

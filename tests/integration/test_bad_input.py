@@ -188,7 +188,11 @@ def test_a_flipped_expert_is_never_computed_with(pb, model, cluster_of):
     cluster = cluster_of(nodes=0, routers=0, coordinator={"expert-nodes": 1})
     cluster.start_node("expert-1", model=model)
     control = cluster.control_client()
-    status = wait_until(lambda: any("expert-1" in p for p in (s := control.status()).problems) and s, 30, "the problem shows")
+
+    def problem_shown():
+        status = control.status()
+        return status if any("expert-1" in p and "layer" in p for p in status.problems) else None
+    status = wait_until(problem_shown, 30, "the problem shows")
     assert not status.serving
     assert any("layers.0" in p or "layer 0" in p for p in status.problems), status.problems
 
