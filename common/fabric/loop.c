@@ -42,11 +42,11 @@ static void finish(fs_fabric *fabric)
     uv_poll_stop(&fabric->poll);
     calm(fabric);
     fabric->finished = true;
-    ucp_worker_destroy(fabric->worker);
-    ucp_cleanup(fabric->context);
     if (fabric->peers) /* UCX did not give back their requests in time */
         fs_log_warn("fabric_close_overdue", "peers=%u requests=%u", fabric->num_peers,
                     fabric->peers->requests);
+    ucp_worker_destroy(fabric->worker);
+    ucp_cleanup(fabric->context);
     while (fabric->peers) fs_peer_free(fabric->peers);
     for (fs_kept *m = fabric->messages, *next; m; m = next) {
         next = m->next;

@@ -256,7 +256,8 @@ bool fs_peer_turn(fs_peer *peer, int64_t now_ns)
     tell(peer);
     if (peer->state != FS_PEER_DOWN) return fs_receive_pending(peer);
     close_step(peer, now_ns);
-    if (peer->closing == FS_CLOSING_FORCED && peer->requests == 0) fs_peer_free(peer);
+    /* Ready again already (a request came back while its endpoint was closed): the list must not hold a freed peer. */
+    if (peer->closing == FS_CLOSING_FORCED && peer->requests == 0 && !peer->ready) fs_peer_free(peer);
     return false;
 }
 

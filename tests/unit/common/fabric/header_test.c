@@ -24,7 +24,8 @@ static void header_goes_and_comes(void **state)
     fs_header_encode(&h, text);
     assert_memory_equal(text, "FSFB\1\0\x2c\1", 8); /* little-endian, and the same for good */
     assert_int_equal(fs_header_decode(text, sizeof(text), &got, NULL), FS_OK);
-    assert_memory_equal(&h, &got, sizeof(h));
+    assert_true(got.version == 1 && got.type == 300 && got.to == h.to && got.seq == 5);
+    assert_true(got.returned == 6 && got.checksum == 7);
 }
 
 static void broken_headers_are_corrupt(void **state)
