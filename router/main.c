@@ -37,6 +37,7 @@ typedef struct {
     fs_rpc_server *server;
     fs_member *member;
     char bound[128];
+    char refusal[256]; /* why the coordinator does not know us, as last heard */
     bool registered, ready, stopping;
     int exit_code;
 } router;
@@ -49,7 +50,7 @@ static bool is_ready(void *arg, fs_detail *why)
     const router *r = arg;
     if (r->ready) return true;
     if (!r->registered)
-        (void)fs_fail(why, FS_UNAVAILABLE, "the coordinator has not been reached");
+        (void)fs_fail(why, FS_UNAVAILABLE, "%s", r->refusal);
     else
         (void)fs_dispatcher_is_serving(r->dispatcher, why);
     return false;
@@ -124,6 +125,7 @@ static void on_state(void *arg, bool registered, fs_rpc_code code, const char *t
         look_if_ready(r);
         return;
     }
+    snprintf(r->refusal, sizeof r->refusal, "not registered with the coordinator: %s", text);
     fs_log_warn("not_registered", "coordinator=%s code=%s text=\"%s\"", r->options.coordinator,
                 fs_rpc_code_name(code), text);
     /* The same again would be refused again. From the loop: this is the member's own callback. */
@@ -299,8 +301,8 @@ static fs_status start_rpc(router *r, fs_detail *detail)
     if (options.max_message < r->options.max_prompt_bytes + 65536)
         options.max_message = r->options.max_prompt_bytes + 65536;
     fs_api_methods(r->api, methods);
-    st = fs_rpc_serve(r->rpc, r->options.listen, &credentials, &options, methods, FS_API_NUM_METHODS, r->bound,
-                      &r->server, detail);
+    st = fs_rpc_serve(r->rpc, r->options.listen, &credentials, &options, methods, FS_API_NUM_METHODS,
+                      r->bound, &r->server, detail);
     return st == FS_OK ? st : fs_fail_in(detail, st, "--listen");
 }
 
@@ -358,6 +360,7 @@ static int run(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES])
 {
     fs_detail detail = {0};
     signal(SIGPIPE, SIG_IGN);
+    snprintf(r->refusal, sizeof r->refusal, "the coordinator has not been reached");
     start_handles(r);
     fs_status st = fs_router_model_open(r->options.model, &r->model, &detail);
     if (st == FS_OK) st = start(r, key, &detail);
