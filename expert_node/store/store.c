@@ -123,8 +123,8 @@ static void settle(fs_store *store)
     bool ready = store->epoch != 0 && store->loaded == store->assigned;
     if (ready && store->ready_epoch != store->epoch) {
         store->ready_epoch = store->epoch;
-        fs_log_info("experts_ready", "epoch=%" PRIu64 " experts=%u bytes=%" PRIu64 " ms=%lld",
-                    store->epoch, store->loaded, store->bytes_loaded,
+        fs_log_info("experts_ready", "epoch=%" PRIu64 " experts=%u bytes=%" PRIu64 " ms=%lld", store->epoch,
+                    store->loaded, store->bytes_loaded,
                     (fs_clock_now(fs_clock_system()) - store->assigned_at_ns) / FS_NS_PER_MS);
     }
     set_problem(store);
@@ -297,6 +297,26 @@ static fs_status find_experts(fs_store *store, fs_detail *detail)
     return FS_OK;
 }
 
+static fs_status try_expert(const fs_store *store, uint32_t key, fs_detail *detail)
+{
+    fs_expert_range range;
+    fs_expert expert;
+    void *widened = NULL;
+    fs_status st = fs_expert_find(&store->config, store->tensors, layer_of(store, key), expert_of(store, key),
+                                  &range, detail);
+    if (st == FS_OK) st = fs_expert_open(&store->config, &range, &expert, &widened, detail);
+    free(widened);
+    return st;
+}
+
+/* One damaged expert is a problem that a node can live with; a config.json that fits no expert is not. */
+static fs_status try_first_and_last(const fs_store *store, fs_detail *detail)
+{
+    fs_status st = try_expert(store, 0, detail);
+    if (st != FS_OK && try_expert(store, store->num_keys - 1, NULL) == FS_OK) st = FS_OK;
+    return st == FS_OK ? st : fs_fail_in(detail, st, "the experts do not fit config.json");
+}
+
 static fs_status open_model(fs_store *store, const char *dir, fs_detail *detail)
 {
     fs_status st = fs_model_config_load(dir, &store->config, detail);
@@ -305,7 +325,8 @@ static fs_status open_model(fs_store *store, const char *dir, fs_detail *detail)
     if (st != FS_OK) return st;
     index_layers(store);
     store->num_keys = store->config.num_moe_layers * store->config.num_experts;
-    return find_experts(store, detail);
+    st = find_experts(store, detail);
+    return st == FS_OK ? try_first_and_last(store, detail) : st;
 }
 
 static fs_status start_worker(fs_store *store, uv_loop_t *loop, uint32_t threads, fs_detail *detail)

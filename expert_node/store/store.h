@@ -21,7 +21,8 @@ typedef struct {
     void *arg;
 } fs_store_options;
 
-/* Opens the model's files and finds every expert in them, without reading the experts' bytes. Blocks: before the loop runs.
+/* Opens the model's files and finds every expert in them; reads the first one's bytes, and the last one's if that fails: a model
+ * of which neither opens is refused (FS_CORRUPT, FS_UNSUPPORTED). Blocks: before the loop runs.
  * Every status of fs_model_config_load, fs_tensors_open and fs_expert_find; the detail names file and tensor. */
 FS_MUST_USE fs_status fs_store_create(uv_loop_t *loop, const fs_store_options *options, fs_store **out,
                                       fs_detail *detail);

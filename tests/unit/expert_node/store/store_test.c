@@ -267,6 +267,20 @@ static void a_missing_file_is_refused_at_start(void **state)
     assert_null(f->store);
 }
 
+static void one_damaged_expert_does_not_keep_a_node_from_starting_and_a_wrong_config_does(void **state)
+{
+    fixture *f = *state;
+    fs_detail detail = {0};
+    damage(f, 0, 0, "gate_proj", 700);
+    open_store(f, 0);
+    fs_store_destroy(f->store);
+    f->store = NULL;
+    damage(f, 5, 31, "down_proj", 700);
+    fs_store_options options = {.dir = f->dir, .load_threads = 1};
+    assert_int_equal(fs_store_create(&f->loop, &options, &f->store, &detail), FS_CORRUPT);
+    assert_non_null(strstr(detail.text, "model.layers.0.mlp.experts.0.gate_proj.sub1"));
+}
+
 static void a_store_can_be_destroyed_while_it_loads(void **state)
 {
     fixture *f = *state;
@@ -287,6 +301,7 @@ int main(void)
         TEST(a_damaged_expert_is_named_and_never_given_out),
         TEST(what_does_not_fit_in_memory_is_a_problem),
         TEST(a_missing_file_is_refused_at_start),
+        TEST(one_damaged_expert_does_not_keep_a_node_from_starting_and_a_wrong_config_does),
         TEST(a_store_can_be_destroyed_while_it_loads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
