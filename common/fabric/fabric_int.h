@@ -91,6 +91,8 @@ struct fs_fabric {
     uv_prepare_t prepare;
     uv_idle_t idle;
     uv_timer_t timer;
+    uv_timer_t nudge;       /* wakes us while UCX holds sends: see loop.c */
+    uint32_t num_ops;       /* sends that UCX holds */
     uint32_t open_handles;
     bool timer_on, idle_on;
     fs_peer *peers, *buckets[256], *ready_head, **ready_tail;

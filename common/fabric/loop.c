@@ -5,7 +5,14 @@
 #include "base/log.h"
 #include "fabric/fabric_int.h"
 
-enum { PROGRESS_BATCH = 256, TICK_MIN_MS = 2, TICK_MAX_MS = 250, HANDLES = 4 };
+enum {
+    PROGRESS_BATCH = 256,
+    TICK_MIN_MS = 2,
+    TICK_MAX_MS = 250,
+    HANDLES = 5,
+    NUDGE_MS = 1,
+    SENDING_SPIN_NS = 200000
+};
 
 static void on_idle(uv_idle_t *idle)
 {
@@ -57,6 +64,7 @@ static void finish(fs_fabric *fabric)
     uv_close((uv_handle_t *)&fabric->prepare, on_handle_closed);
     uv_close((uv_handle_t *)&fabric->idle, on_handle_closed);
     uv_close((uv_handle_t *)&fabric->timer, on_handle_closed);
+    uv_close((uv_handle_t *)&fabric->nudge, on_handle_closed);
 }
 
 /* Gives each ready peer one turn; those that become ready meanwhile wait for the next round. */
@@ -97,6 +105,20 @@ static bool pump(fs_fabric *fabric)
     return any;
 }
 
+static void on_nudge(uv_timer_t *nudge)
+{
+    (void)nudge; /* the work is done before the poll */
+}
+
+/* A sender whose shared-memory queue is full is not woken when the receiver makes room: UCX's descriptor tells of what comes, not of
+ * what may go again. So we look ourselves while UCX holds sends. */
+static void sleep_lightly(fs_fabric *fabric)
+{
+    calm(fabric);
+    if (fabric->num_ops > 0 && !uv_is_active((uv_handle_t *)&fabric->nudge))
+        uv_timer_start(&fabric->nudge, on_nudge, NUDGE_MS, 0);
+}
+
 static void on_prepare(uv_prepare_t *prepare)
 {
     fs_fabric *fabric = prepare->data;
@@ -108,7 +130,7 @@ static void on_prepare(uv_prepare_t *prepare)
     if (spin || ucp_worker_arm(fabric->worker) != UCS_OK)
         kick(fabric);
     else
-        calm(fabric);
+        sleep_lightly(fabric);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events)
@@ -150,13 +172,16 @@ fs_status fs_loop_start(fs_fabric *fabric, fs_detail *detail)
     uv_prepare_init(fabric->loop, &fabric->prepare);
     uv_idle_init(fabric->loop, &fabric->idle);
     uv_timer_init(fabric->loop, &fabric->timer);
+    uv_timer_init(fabric->loop, &fabric->nudge);
     fabric->open_handles = HANDLES;
-    fabric->poll.data = fabric->prepare.data = fabric->idle.data = fabric->timer.data = fabric;
+    fabric->poll.data = fabric->prepare.data = fabric->idle.data = fabric->timer.data = fabric->nudge.data =
+        fabric;
     uv_poll_start(&fabric->poll, UV_READABLE, on_poll);
     uv_prepare_start(&fabric->prepare, on_prepare);
     /* The descriptor alone keeps the loop alive. */
     uv_unref((uv_handle_t *)&fabric->prepare);
     uv_unref((uv_handle_t *)&fabric->idle);
     uv_unref((uv_handle_t *)&fabric->timer);
+    uv_unref((uv_handle_t *)&fabric->nudge);
     return FS_OK;
 }

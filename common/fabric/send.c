@@ -37,6 +37,7 @@ static void unlink_op(fs_send_op *op)
     else
         peer->ops = op->next;
     peer->requests--;
+    peer->fabric->num_ops--;
     if (op->control) {
         peer->control_ops--;
     } else {
@@ -52,6 +53,7 @@ static void link_op(fs_send_op *op)
     if (op->next) op->next->prev = op;
     peer->ops = op;
     peer->requests++;
+    peer->fabric->num_ops++;
     if (op->control) {
         peer->control_ops++;
     } else {
