@@ -109,7 +109,7 @@ static void scene_init(scene *s)
     memset(s, 0, sizeof(*s));
     uv_loop_init(&s->loop);
     node_init(&s->victim, "victim");
-    s->victim.options.connect_ns = 400000000;
+    s->victim.options.connect_ns = 4000000000;
     s->victim.options.max_message = 1u << 20;
     s->victim.options.credits = 4;
     s->victim.keep = true;
