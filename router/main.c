@@ -99,7 +99,7 @@ static void use_placement(router *r, const Foresight__V1__Placement *p, fs_place
 static void on_placement(void *arg, const Foresight__V1__Placement *p)
 {
     router *r = arg;
-    if (r->stopping || p->n_replica == 0) return; /* not enough nodes yet */
+    if (p->n_replica == 0) return; /* not enough nodes yet */
     fs_placement_node *node = placement_fits(p) ? calloc(p->n_nodes + 1, sizeof *node) : NULL;
     if (node)
         use_placement(r, p, node);

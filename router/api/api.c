@@ -58,6 +58,13 @@ void fs_api_fail(fs_rpc_call *call, fs_status status, const char *text)
     fs_rpc_call_finish(call, fs_rpc_code_of(status), text);
 }
 
+ProtobufCMessage *fs_api_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t size,
+                                fs_detail *detail)
+{
+    if (fs_request_check_strings(type, data, size, detail) != FS_OK) return NULL;
+    return fs_message_unpack(type, data, size, detail);
+}
+
 /* ---- tokenising ---- */
 
 static void run_tokenizing(fs_job *job)
@@ -146,7 +153,7 @@ void fs_api_tokenize(void *arg, fs_rpc_call *call, const uint8_t *request, size_
     fs_detail detail = {0};
     fs_status st = FS_INVALID;
     tokenize_call *tc = calloc(1, sizeof *tc);
-    Foresight__V1__TokenizeRequest *m = (Foresight__V1__TokenizeRequest *)fs_message_unpack(
+    Foresight__V1__TokenizeRequest *m = (Foresight__V1__TokenizeRequest *)fs_api_unpack(
         &foresight__v1__tokenize_request__descriptor, request, size, &detail);
     if (!tc) st = fs_fail(&detail, FS_NO_MEMORY, "no memory for the request");
     if (tc && m) st = check_tokenize(api, m, &detail);
@@ -196,7 +203,7 @@ void fs_api_get_model(void *arg, fs_rpc_call *call, const uint8_t *request, size
     fs_api *api = arg;
     fs_detail detail = {0};
     fs_status st = FS_INVALID;
-    Foresight__V1__GetModelRequest *m = (Foresight__V1__GetModelRequest *)fs_message_unpack(
+    Foresight__V1__GetModelRequest *m = (Foresight__V1__GetModelRequest *)fs_api_unpack(
         &foresight__v1__get_model_request__descriptor, request, size, &detail);
     if (m) {
         st = fs_request_check_model(m->model, &api->options.model, &detail);

@@ -34,6 +34,10 @@ struct fs_tokenizing {
 /* FS_EXHAUSTED: too many wait. */
 fs_status fs_tokenizing_start(fs_api *api, fs_tokenizing *t);
 
+/* A request's bytes as a message whose strings are whole; NULL: the detail says what is wrong (FS_INVALID). Freed with fs_message_free. */
+ProtobufCMessage *fs_api_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t size,
+                                fs_detail *detail);
+
 /* Handlers, one a method (fs_rpc_handler). */
 void fs_api_generate(void *arg, fs_rpc_call *call, const uint8_t *request, size_t size);
 void fs_api_tokenize(void *arg, fs_rpc_call *call, const uint8_t *request, size_t size);

@@ -248,7 +248,7 @@ void fs_api_generate(void *arg, fs_rpc_call *call, const uint8_t *request, size_
     fs_api *api = arg;
     fs_detail detail = {0};
     generation *g = NULL;
-    Foresight__V1__GenerateRequest *m = (Foresight__V1__GenerateRequest *)fs_message_unpack(
+    Foresight__V1__GenerateRequest *m = (Foresight__V1__GenerateRequest *)fs_api_unpack(
         &foresight__v1__generate_request__descriptor, request, size, &detail);
     fs_status st = m ? check_ready(api, &detail) : FS_INVALID;
     if (st == FS_OK) st = open_generation(api, call, m, &g, &detail);

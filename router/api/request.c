@@ -3,10 +3,59 @@
 
 #include <string.h>
 
+#include "base/buffer.h"
 #include "engine/stop.h"
 
 typedef Foresight__V1__GenerateRequest generate_request;
 typedef Foresight__V1__Sampling sampling_message;
+
+/* ---- bytes ---- */
+
+static uint64_t read_varint(fs_reader *in)
+{
+    uint64_t value = 0;
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+        uint8_t byte = fs_read_u8(in);
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) return value;
+    }
+    in->short_read = true;
+    return 0;
+}
+
+/* The bytes of the next field if it is length-delimited; NULL for others, and at the end. */
+static const uint8_t *next_field(fs_reader *in, uint64_t *number, uint64_t *size)
+{
+    uint64_t key = read_varint(in);
+    *number = key >> 3;
+    *size = 0;
+    switch (key & 7) {
+    case 0: read_varint(in); return NULL;
+    case 1: fs_read_bytes(in, 8); return NULL;
+    case 5: fs_read_bytes(in, 4); return NULL;
+    case 2: *size = read_varint(in); return *size <= fs_reader_left(in) ? fs_read_bytes(in, *size) : NULL;
+    default: in->short_read = true; return NULL;
+    }
+}
+
+fs_status fs_request_check_strings(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t size,
+                                   fs_detail *detail)
+{
+    fs_reader in = fs_reader_of(data, size);
+    while (fs_reader_left(&in) > 0 && !in.short_read) {
+        uint64_t number, length;
+        const uint8_t *bytes = next_field(&in, &number, &length);
+        if (!bytes || in.short_read || number > UINT32_MAX) continue;
+        const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(type,
+                                                                                        (unsigned)number);
+        if (!field || field->type != PROTOBUF_C_TYPE_STRING) continue;
+        const uint8_t *zero = memchr(bytes, 0, length);
+        if (zero)
+            return fs_fail(detail, FS_INVALID, "%s: a zero byte at offset %zu", field->name,
+                           (size_t)(zero - bytes));
+    }
+    return FS_OK;
+}
 
 fs_status fs_request_check_model(const char *asked, const fs_api_model *model, fs_detail *detail)
 {

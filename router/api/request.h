@@ -31,6 +31,10 @@ typedef struct {
     uint32_t num_top;
 } fs_request;
 
+/* A message's strings as they came: protobuf-c's end at a zero byte, so one inside would cut a prompt short without a word. Looks at the
+ * top level of the bytes; what is malformed is left to the unpacking. FS_INVALID: the detail names the field. */
+FS_MUST_USE fs_status fs_request_check_strings(const ProtobufCMessageDescriptor *type, const uint8_t *data,
+                                               size_t size, fs_detail *detail);
 /* FS_OK: empty, or this model. FS_NOT_FOUND. */
 FS_MUST_USE fs_status fs_request_check_model(const char *asked, const fs_api_model *model, fs_detail *detail);
 /* FS_INVALID, FS_NOT_FOUND (another model), FS_NO_MEMORY; the detail begins with the field's name. */

@@ -345,6 +345,43 @@ static void max_tokens_fit_between_prompt_and_context(void **state)
     }
 }
 
+static void a_zero_byte_in_a_string_is_named_and_not_cut_off(void **state)
+{
+    const struct {
+        const char *bytes;
+        size_t size;
+        const char *field; /* NULL: nothing to complain of here */
+    } rows[] = {
+        {"", 0, NULL},
+        {"\x12\x03"
+         "abc",
+         5, NULL},
+        {"\x12\x03"
+         "a\0c",
+         5, "text: a zero byte at offset 1"},
+        {"\x20\x05\x12\x01\0", 5, "text: a zero byte at offset 0"}, /* behind a varint */
+        {"\x32\x01x\x32\x02x\0", 7, "stop: a zero byte at offset 1"},
+        {"\x62\x01\0", 3, "request_id:"},
+        {"\x1a\x02\x0a\0", 4, NULL}, /* token_ids: not a string */
+        {"\x12\x7f"
+         "a\0c",
+         5, NULL}, /* malformed: unpacking says so */
+        {"\x12", 1, NULL},
+        {"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 11, NULL},
+        {"\x13\x12\x01\0", 4, NULL}, /* a group: proto3 has none */
+        {"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
+         "a\0",
+         13, NULL},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        fs_detail detail = {0};
+        fs_status st = fs_request_check_strings(&foresight__v1__generate_request__descriptor,
+                                                (const uint8_t *)rows[i].bytes, rows[i].size, &detail);
+        assert_int_equal(st, rows[i].field ? FS_INVALID : FS_OK);
+        if (rows[i].field) assert_true(strncmp(detail.text, rows[i].field, strlen(rows[i].field)) == 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +389,7 @@ int main(void)
         cmocka_unit_test(what_is_not_said_takes_the_models_default),
         cmocka_unit_test(a_greedy_models_default_is_greedy),
         cmocka_unit_test(what_is_said_is_taken),
+        cmocka_unit_test(a_zero_byte_in_a_string_is_named_and_not_cut_off),
         cmocka_unit_test(max_tokens_fit_between_prompt_and_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
