@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -160,6 +161,19 @@ def test_a_child_that_cannot_start_is_named(serve, tmp_path):
     assert "ready" not in out
     code, out, err = run("foresight", "serve", "--model", DEMO, "--start-timeout", "1ms")
     assert code == 1 and "not ready within" in err, err
+
+
+def test_what_keeps_a_cluster_from_serving_is_told(tmp_path, bin_dir):
+    model = tmp_path / "model"
+    shutil.copytree(DEMO, model)
+    damaged = model / "experts-layer-00003.safetensors"
+    data = bytearray(damaged.read_bytes())
+    data[400000] ^= 4
+    damaged.write_bytes(data)
+    code, out, err = run("foresight", "serve", "--model", model, "--start-timeout", f"{4 * SLOW}s", "--log-level", "error")
+    assert code == 1 and "ready" not in out
+    last = [line for line in err.splitlines() if line.startswith("foresight serve:")][-1]
+    assert "layer 3 expert" in last and "checksum" in last, err
 
 
 def test_bench_shows_rows_and_parts(bin_dir):

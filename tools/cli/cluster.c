@@ -391,12 +391,11 @@ fs_status fs_cluster_start(uv_loop_t *loop, const fs_cluster_options *options, c
     if (st == FS_OK) st = wait_ready(cluster, deadline_ns, interrupted, detail);
     if (st == FS_OK) st = start_members(cluster, detail);
     if (st == FS_OK) st = wait_ready(cluster, deadline_ns, interrupted, detail);
-    if (st != FS_OK) {
+    if (cluster->num_children == 0)
         fs_cluster_stop(cluster);
-        return st;
-    }
-    *out = cluster;
-    return FS_OK;
+    else
+        *out = cluster;
+    return st;
 }
 
 /* ---- stopping ---- */

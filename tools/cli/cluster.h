@@ -33,8 +33,9 @@ typedef struct {
 typedef struct fs_cluster fs_cluster;
 
 /* Starts the processes and waits until each has printed its ready line; a child that ends before, or time, is an error
- * that names it, and everything is stopped again. FS_CANCELLED: *interrupted became nonzero. The children get a cluster key of
- * their own in their environment and their standard error is ours. fork: so before gRPC is used in this process. */
+ * that names it. FS_CANCELLED: *interrupted became nonzero. Whatever the status, *out is set once a process was started: it can
+ * be asked what is wrong, and is to be stopped. The children get a cluster key of their own in their environment and their
+ * standard error is ours. fork: so before gRPC is used in this process. */
 FS_MUST_USE fs_status fs_cluster_start(uv_loop_t *loop, const fs_cluster_options *options,
                                        const uint32_t *interrupted, fs_cluster **out, fs_detail *detail);
 /* Stops routers, then nodes, then the coordinator: SIGTERM, and SIGKILL for what is left after 5 s; then frees. */

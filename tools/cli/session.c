@@ -213,8 +213,10 @@ fs_status fs_cli_start_cluster(fs_cli *cli, const fs_cluster_options *options, f
     FS_ASSERT(!cli->rpc); /* children are forked before gRPC has threads */
     int64_t deadline_ns = fs_clock_now(fs_clock_system()) + options->start_ns;
     fs_status st = fs_cluster_start(&cli->loop, options, &cli->signals, &cli->cluster, detail);
+    if (cli->cluster)
+        snprintf(cli->coordinator, sizeof(cli->coordinator), "%s", fs_cluster_coordinator(cli->cluster));
+    if (st == FS_DEADLINE && cli->coordinator[0] != '\0') add_problem(cli, detail);
     if (st != FS_OK) return st;
-    snprintf(cli->coordinator, sizeof(cli->coordinator), "%s", fs_cluster_coordinator(cli->cluster));
     for (uint32_t i = 0; st == FS_OK && i < fs_cluster_size(cli->cluster); i++) {
         const fs_child *child = fs_cluster_child(cli->cluster, i);
         if (child->kind == FS_CHILD_ROUTER)
