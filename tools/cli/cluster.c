@@ -150,7 +150,7 @@ bool fs_cluster_parse_ready(const char *line, char value[128])
     if (strncmp(line, "ready ", 6) != 0) return false;
     const char *equals = strchr(line, '=');
     if (!equals || equals[1] == '\0' || strlen(equals + 1) >= 128) return false;
-    strcpy(value, equals + 1);
+    memcpy(value, equals + 1, strlen(equals + 1) + 1);
     return true;
 }
 
@@ -158,9 +158,9 @@ static void end_line(child *c)
 {
     c->line[c->line_len] = '\0';
     c->line_len = 0;
-    char address[128];
+    char address[sizeof(c->info.address)] = "";
     if (c->info.address[0] == '\0' && fs_cluster_parse_ready(c->line, address)) {
-        strcpy(c->info.address, address);
+        memcpy(c->info.address, address, sizeof(address));
         return;
     }
     fprintf(stderr, "%s: %s\n", c->info.name, c->line);
@@ -274,7 +274,8 @@ static void begin_command(const fs_cluster *cluster, const char *program, comman
     cmd->used = 0;
     cmd->overflow = false;
     add_word(cmd, "%s/%s", cluster->bin_dir, program);
-    add_word(cmd, "--die-with-parent");
+    /* With process 1 of a container its children die anyway, and they could not tell it from a parent that is gone. */
+    if (getpid() != 1) add_word(cmd, "--die-with-parent");
     add_option(cmd, "log-level", levels[cluster->options.log_level]);
     add_option(cmd, "log-format", cluster->options.log_format == FS_LOG_JSON ? "json" : "logfmt");
 }

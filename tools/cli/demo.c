@@ -49,14 +49,18 @@ static const fs_conf_spec spec = {
 
 static void introduce(const demo_options *o, const fs_summary *s)
 {
-    printf("foresight serves mixture-of-experts language models whose experts are spread over machines and "
-           "stored in less than\n"
-           "one bit a weight. This is a real cluster: a coordinator, %u expert nodes and %u router%s, each a "
-           "process of its own,\n"
-           "talking gRPC and UCX. The model in %s has %u experts in each of %u layers; a token visits %u.\n"
-           "Its pre-gating network names them before the first layer runs.\n\n",
-           o->cluster.expert_nodes, o->cluster.routers, o->cluster.routers == 1 ? "" : "s", o->cluster.model,
-           s->config.num_experts, s->config.num_moe_layers, s->config.top_k);
+    const char *storage = s->config.expert_storage == FS_EXPERTS_SUB1 ? "less than one bit a weight"
+                                                                      : "their own precision";
+    printf("foresight serves mixture-of-experts language models whose experts are spread over machines. This "
+           "is a real\n"
+           "cluster: a coordinator, %u expert node%s and %u router%s, each a process of its own, talking "
+           "gRPC and UCX.\n"
+           "The model in %s has %u experts in each of %u layers, stored in %s.\n"
+           "A token visits %u of them a layer; a pre-gating network names them all before the first layer "
+           "runs.\n\n",
+           o->cluster.expert_nodes, o->cluster.expert_nodes == 1 ? "" : "s", o->cluster.routers,
+           o->cluster.routers == 1 ? "" : "s", o->cluster.model, s->config.num_experts,
+           s->config.num_moe_layers, storage, s->config.top_k);
     fflush(stdout);
 }
 

@@ -15,9 +15,9 @@ typedef struct {
 } generate_options;
 #define AT(field) offsetof(generate_options, field)
 /* Left out means the model's own default, which a number could not say. */
-#define LEFT_OUT(opt, field_, value, text)                                                                   \
+#define LEFT_OUT(opt, field, value, text)                                                                    \
     {                                                                                                        \
-        .name = opt, .type = FS_CONF_STRING, .offset = AT(field_), .value_name = value, .help = text         \
+        .name = (opt), .type = FS_CONF_STRING, .offset = AT(field), .value_name = (value), .help = (text)    \
     }
 
 static const fs_conf_option table[] = {
