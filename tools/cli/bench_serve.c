@@ -325,6 +325,7 @@ static int run(fs_cli *cli, const bench_options *o, const uint32_t *streams, uin
 {
     static row rows[MAX_ROWS];
     uint32_t failed = 0;
+    const char *first_error = "";
     fs_detail detail = {0};
     fs_status st = fs_cli_reach(cli, o->connect, &o->cluster, &detail);
     if (st == FS_OK) st = warm_up(cli, o, &detail);
@@ -333,6 +334,7 @@ static int run(fs_cli *cli, const bench_options *o, const uint32_t *streams, uin
         rows[i] = (row){.streams = streams[i], .requests = o->requests ? o->requests : twice};
         st = run_row(cli, o, &rows[i], &detail);
         if (st == FS_OK && !o->json) print_row(&rows[i], i == 0);
+        if (failed == 0 && rows[i].failed > 0) first_error = rows[i].error;
         failed += rows[i].failed;
     }
     if (st != FS_OK) {
@@ -340,7 +342,7 @@ static int run(fs_cli *cli, const bench_options *o, const uint32_t *streams, uin
         return cli->signals ? FS_EXIT_INTERRUPTED : st == FS_INVALID ? FS_EXIT_USAGE : FS_EXIT_FAILED;
     }
     print_results(o, rows, num_rows, o->json);
-    if (failed) fs_cli_complain("bench serve", "%u generations failed; the first: %s", failed, rows[0].error);
+    if (failed) fs_cli_complain("bench serve", "%u generations failed; the first: %s", failed, first_error);
     return failed ? FS_EXIT_FAILED : FS_EXIT_OK;
 }
 
