@@ -1,4 +1,5 @@
-/* router/main.c: the router process: model, engine, dispatcher, API and the life with the coordinator on one loop. */
+/* router/main.c: the router process: model, engine, dispatcher, API and the life with the coordinator on one
+ * loop. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>

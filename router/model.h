@@ -16,7 +16,8 @@ typedef struct {
     uint64_t fingerprint;
 } fs_router_model;
 
-/* Thread: main, before the loop runs: it waits for files. On failure nothing is left open; the detail names file and tensor. */
+/* Thread: main, before the loop runs: it waits for files. On failure nothing is left open; the detail names
+ * file and tensor. */
 FS_MUST_USE fs_status fs_router_model_open(const char *dir, fs_router_model *out, fs_detail *detail);
 void fs_router_model_close(fs_router_model *model);
 

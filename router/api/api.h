@@ -1,5 +1,5 @@
-/* router/api/api.h: what clients say to a router (foresight/v1/inference.proto) over gRPC: requests are checked, tokenised beside the loop, given
- * to the engine, and streamed back. Thread: loop, everything here. */
+/* router/api/api.h: what clients say to a router (foresight/v1/inference.proto) over gRPC: requests are
+ * checked, tokenised beside the loop, given to the engine, and streamed back. Thread: loop. */
 #ifndef FS_API_API_H
 #define FS_API_API_H
 
@@ -32,8 +32,9 @@ void fs_api_destroy(fs_api *api);
 /* For fs_rpc_serve. */
 void fs_api_methods(fs_api *api, fs_rpc_method methods[FS_API_NUM_METHODS]);
 
-/* From now on Generate answers UNAVAILABLE "shutting down". on_idle is called once, when nothing of any Generate or Tokenize call is left: at once,
- * from inside, if there is none now. A second call replaces on_idle. */
+/* From now on Generate answers UNAVAILABLE "shutting down". on_idle is called once, when nothing of any
+ * Generate or Tokenize call is left: at once, from inside, if there is none now. A second call replaces
+ * on_idle. */
 void fs_api_stop(fs_api *api, void (*on_idle)(void *arg), void *arg);
 
 #endif

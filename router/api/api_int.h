@@ -34,7 +34,8 @@ struct fs_tokenizing {
 /* FS_EXHAUSTED: too many wait. */
 fs_status fs_tokenizing_start(fs_api *api, fs_tokenizing *t);
 
-/* A request's bytes as a message whose strings are whole; NULL: the detail says what is wrong (FS_INVALID). Freed with fs_message_free. */
+/* A request's bytes as a message whose strings are whole; NULL: the detail says what is wrong (FS_INVALID).
+ * Freed with fs_message_free. */
 ProtobufCMessage *fs_api_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t size,
                                 fs_detail *detail);
 

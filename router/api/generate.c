@@ -1,5 +1,6 @@
-/* router/api/generate.c: one Generate call from its request to its last message. It has up to three parts with lives of their own: the call
- * (the client may leave at any moment), the tokenising job, and the sequence; what is left of it is freed when the last part has ended. */
+/* router/api/generate.c: one Generate call from its request to its last message. It has up to three parts
+ * with lives of their own: the call (the client may leave at any moment), the tokenising job, and the
+ * sequence; what is left of it is freed when the last part has ended. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +60,8 @@ static void fill_end(const fs_engine_timing *t, Foresight__V1__Usage *usage, For
         timing->per_token_ms = ms_between(t->first_token_ns, t->last_token_ns) / (t->generated_tokens - 1);
 }
 
-/* protobuf-c's strings end at a zero byte; a model may well speak one: it becomes U+FFFD rather than cutting the rest off. */
+/* protobuf-c's strings end at a zero byte; a model may well speak one: it becomes U+FFFD rather than cutting
+ * the rest off. */
 static char *terminated(fs_api *api, const char *text, size_t size)
 {
     api->text.size = 0;

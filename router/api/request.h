@@ -1,4 +1,5 @@
-/* router/api/request.h: what a client may ask, checked field by field before anything is begun. Without input and output. */
+/* router/api/request.h: what a client may ask, checked field by field before anything is begun. Without input
+ * and output. */
 #ifndef FS_API_REQUEST_H
 #define FS_API_REQUEST_H
 
@@ -31,8 +32,9 @@ typedef struct {
     uint32_t num_top;
 } fs_request;
 
-/* A message's strings as they came: protobuf-c's end at a zero byte, so one inside would cut a prompt short without a word. Looks at the
- * top level of the bytes; what is malformed is left to the unpacking. FS_INVALID: the detail names the field. */
+/* A message's strings as they came: protobuf-c's end at a zero byte, so one inside would cut a prompt short
+ * without a word. Looks at the top level of the bytes; what is malformed is left to the unpacking.
+ * FS_INVALID: the detail names the field. */
 FS_MUST_USE fs_status fs_request_check_strings(const ProtobufCMessageDescriptor *type, const uint8_t *data,
                                                size_t size, fs_detail *detail);
 /* FS_OK: empty, or this model. FS_NOT_FOUND. */
@@ -41,7 +43,8 @@ FS_MUST_USE fs_status fs_request_check_model(const char *asked, const fs_api_mod
 FS_MUST_USE fs_status fs_request_check(const Foresight__V1__GenerateRequest *message,
                                        const fs_api_model *model, fs_arena *arena, fs_request *out,
                                        fs_detail *detail);
-/* Once the prompt's length is known: how many tokens may be made. FS_INVALID: prompt, or prompt and max_tokens, over the context. */
+/* Once the prompt's length is known: how many tokens may be made. FS_INVALID: prompt, or prompt and
+ * max_tokens, over the context. */
 FS_MUST_USE fs_status fs_request_max_tokens(const fs_request *request, size_t prompt_tokens,
                                             const fs_api_model *model, uint32_t *out, fs_detail *detail);
 

@@ -108,8 +108,8 @@ static void finish(fs_dispatch_call *call)
     call->rows.done(call->rows.arg);
 }
 
-/* Sends what is pending; done when nothing is unfinished. A send that fails makes its groups pending again, so round we go: each round
- * takes a node out of the choice, so it ends. */
+/* Sends what is pending; done when nothing is unfinished. A send that fails makes its groups pending again,
+ * so round we go: each round takes a node out of the choice, so it ends. */
 static void advance(fs_dispatch_call *call)
 {
     fs_dispatcher *d = call->dispatcher;

@@ -49,7 +49,8 @@ static uint32_t fnv1a(const char *text)
     return h;
 }
 
-/* The largest message that a call can make or get, to be refused at start rather than in the middle of a request. */
+/* The largest message that a call can make or get, to be refused at start rather than in the middle of a
+ * request. */
 static fs_status check_options(const fs_dispatcher_options *o, size_t max_message, fs_detail *detail)
 {
     size_t pairs, bytes;

@@ -1,6 +1,6 @@
-/* router/dispatch/dispatcher.h: a layer's rows to the expert nodes and back, in the order of the route. Connections to every node of the
- * placement, one message a node and layer, and the plan's decisions (plan.h) turned into sends and timers.
- * Thread: loop, everything here, callbacks included. */
+/* router/dispatch/dispatcher.h: a layer's rows to the expert nodes and back, in the order of the route.
+ * Connections to every node of the placement, one message a node and layer, and the plan's decisions (plan.h)
+ * turned into sends and timers. Thread: loop, everything here, callbacks included. */
 #ifndef FS_DISPATCH_DISPATCHER_H
 #define FS_DISPATCH_DISPATCHER_H
 
@@ -29,7 +29,8 @@ typedef struct {
     void *arg;
 } fs_dispatcher_options;
 
-/* FS_INVALID: max_rows is too large for the wire or the fabric's messages; FS_NO_MEMORY; and as fs_fabric_create. */
+/* FS_INVALID: max_rows is too large for the wire or the fabric's messages; FS_NO_MEMORY; and as
+ * fs_fabric_create. */
 FS_MUST_USE fs_status fs_dispatcher_create(uv_loop_t *loop, const fs_dispatcher_options *options,
                                            fs_dispatcher **out, fs_detail *detail);
 /* Calls still waiting are forgotten (no done comes). Then done is called and the dispatcher is gone. */
@@ -39,7 +40,8 @@ void fs_dispatcher_close(fs_dispatcher *dispatcher, void (*done)(void *arg), voi
  * FS_INVALID: another model's, or its shape does not fit; FS_NO_MEMORY. Either keeps the last one. */
 FS_MUST_USE fs_status fs_dispatcher_set_placement(fs_dispatcher *dispatcher, const fs_placement *placement,
                                                   fs_detail *detail);
-/* Whether every expert is on a connected node that may be used. why: what is missing, for a person; may be NULL. */
+/* Whether every expert is on a connected node that may be used. why: what is missing, for a person; may be
+ * NULL. */
 bool fs_dispatcher_is_serving(const fs_dispatcher *dispatcher, fs_detail *why);
 
 /* One micro-batch's way to the experts, used layer after layer. The dispatcher's: there is no destroy. */

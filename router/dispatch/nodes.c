@@ -1,4 +1,5 @@
-/* router/dispatch/nodes.c: a connection to every node of the placement, made again with growing pauses when it is lost. */
+/* router/dispatch/nodes.c: a connection to every node of the placement, made again with growing pauses when
+ * it is lost. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

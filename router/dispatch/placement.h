@@ -1,4 +1,5 @@
-/* router/dispatch/placement.h: which nodes hold which experts, as the coordinator says it, without its wire format. */
+/* router/dispatch/placement.h: which nodes hold which experts, as the coordinator says it, without its wire
+ * format. */
 #ifndef FS_DISPATCH_PLACEMENT_H
 #define FS_DISPATCH_PLACEMENT_H
 

@@ -6,8 +6,8 @@
 #include "base/clock.h"
 #include "base/random.h"
 
-/* How long a node is avoided by a group that it failed. Short enough to come back to it within the time that rows wait when it is
- * the only one; long enough not to ask in a circle. */
+/* How long a node is avoided by a group that it failed. Short enough to come back to it within the time that
+ * rows wait when it is the only one; long enough not to ask in a circle. */
 static int64_t avoid_ns(fs_plan_answer_kind kind)
 {
     switch (kind) {

@@ -1,5 +1,5 @@
-/* router/dispatch/plan.h: where one layer's rows go, and where they go next when a node is lost, has moved its experts or says nothing. A
- * core without input and output: (state, event, now) -> actions. */
+/* router/dispatch/plan.h: where one layer's rows go, and where they go next when a node is lost, has moved
+ * its experts or says nothing. A core without input and output: (state, event, now) -> actions. */
 #ifndef FS_DISPATCH_PLAN_H
 #define FS_DISPATCH_PLAN_H
 
@@ -19,17 +19,17 @@ typedef struct {
 /* The cluster as it is now; borrowed for a call. */
 typedef struct {
     uint32_t num_moe_layers, num_experts, num_replicas, num_nodes;
-    const uint32_t *
-        replica; /* [num_moe_layers][num_experts][num_replicas] slots or FS_NO_REPLICA; NULL: no placement yet */
+    const uint32_t *replica;  /* [num_moe_layers][num_experts][num_replicas] slots or FS_NO_REPLICA; NULL: no
+                                 placement yet */
     const fs_plan_node *node; /* [num_nodes] by slot */
     uint32_t
         spread; /* which of equals a router begins with: routers differ, and one router is always the same */
 } fs_plan_view;
 
 typedef struct {
-    int64_t answer_ns; /* a message unanswered for this long is taken for lost */
-    int64_t
-        unavailable_ns; /* rows fail when they could not be sent anywhere for this long after their first trouble */
+    int64_t answer_ns;      /* a message unanswered for this long is taken for lost */
+    int64_t unavailable_ns; /* rows fail when they could not be sent anywhere for this long after their first
+                               trouble */
 } fs_plan_rule;
 
 typedef enum { FS_GROUP_PENDING, FS_GROUP_SENT, FS_GROUP_DONE, FS_GROUP_FAILED } fs_group_state;
@@ -72,18 +72,22 @@ typedef struct {
 /* FS_NO_MEMORY. Memory: the arena's. */
 FS_MUST_USE fs_status fs_plan_init(fs_plan *plan, fs_arena *arena, uint32_t max_rows, uint32_t num_experts,
                                    uint32_t top_k);
-/* A new layer. route [num_rows]: each row's [top_k] experts (< num_experts), NULL for a row that needs none (its sequence has ended). */
+/* A new layer. route [num_rows]: each row's [top_k] experts (< num_experts), NULL for a row that needs none
+ * (its sequence has ended). */
 void fs_plan_begin(fs_plan *plan, uint32_t moe_layer, const uint16_t *const *route, uint32_t num_rows);
 
-/* Gives every pending group the best node there is: ready before draining before lost to the coordinator (but connected), own rack before
- * others, and among equals one that depends on layer and expert, so that the same expert's rows meet on one node. Groups of one node
- * go into one message. Groups that have waited too long FAIL. sent [max_groups]: indices of the new messages. Returns how many. */
+/* Gives every pending group the best node there is: ready before draining before lost to the coordinator (but
+ * connected), own rack before others, and among equals one that depends on layer and expert, so that the same
+ * expert's rows meet on one node. Groups of one node go into one message. Groups that have waited too long
+ * FAIL. sent [max_groups]: indices of the new messages. Returns how many. */
 uint32_t fs_plan_assign(fs_plan *plan, const fs_plan_view *view, const fs_plan_rule *rule, int64_t now_ns,
                         uint64_t *next_id, uint32_t *sent);
 
-/* The open message with this id, or FS_PLAN_NONE (answered already, given up, or never ours: such an answer is dropped). */
+/* The open message with this id, or FS_PLAN_NONE (answered already, given up, or never ours: such an answer
+ * is dropped). */
 uint32_t fs_plan_find(const fs_plan *plan, uint64_t id);
-/* The n-th group of a message (they are in order of expert); FS_PLAN_NONE past the end. *cursor: 0 at first, then as left. */
+/* The n-th group of a message (they are in order of expert); FS_PLAN_NONE past the end. *cursor: 0 at first,
+ * then as left. */
 uint32_t fs_plan_next_group(const fs_plan *plan, uint32_t message, uint32_t *cursor);
 
 /* What an answer says of one group. */
@@ -94,8 +98,8 @@ typedef enum {
     FS_ANSWER_EXHAUSTED, /* too busy: soon again */
     FS_ANSWER_REFUSED    /* it does not understand us: elsewhere, or never */
 } fs_plan_answer_kind;
-/* An open message was answered: kind [message.num_groups], in order of its groups. It is closed; what failed is pending again, and avoids
- * the node for a while. Returns the rows (pairs) to be sent again. */
+/* An open message was answered: kind [message.num_groups], in order of its groups. It is closed; what failed
+ * is pending again, and avoids the node for a while. Returns the rows (pairs) to be sent again. */
 uint32_t fs_plan_answer(fs_plan *plan, uint32_t message, const fs_plan_answer_kind *kind, int64_t now_ns);
 /* The same kind for every group. */
 uint32_t fs_plan_answer_all(fs_plan *plan, uint32_t message, fs_plan_answer_kind kind, int64_t now_ns);
@@ -105,17 +109,21 @@ uint32_t fs_plan_node_lost(fs_plan *plan, uint32_t node, int64_t now_ns);
 uint32_t fs_plan_tick(fs_plan *plan, const fs_plan_rule *rule, int64_t now_ns);
 /* A newer placement: what a node failed before may be right now. */
 void fs_plan_forgive(fs_plan *plan);
-/* When tick and assign must be called again, events or not: later than now, if both were called now; FS_NEVER. */
+/* When tick and assign must be called again, events or not: later than now, if both were called now;
+ * FS_NEVER. */
 int64_t fs_plan_next_ns(const fs_plan *plan, const fs_plan_rule *rule, int64_t now_ns);
 
-/* Rows of a message and how its pairs refer to them, for the encoder: row [<= num_pairs] batch rows, each once, in order of first use; pair_row
- * [num_pairs] indices into row; expert and count [num_groups]. Returns the number of rows. */
+/* Rows of a message and how its pairs refer to them, for the encoder: row [<= num_pairs] batch rows, each
+ * once, in order of first use; pair_row [num_pairs] indices into row; expert and count [num_groups]. Returns
+ * the number of rows. */
 uint32_t fs_plan_layout(fs_plan *plan, uint32_t message, uint32_t *row, uint32_t *pair_row, uint32_t *expert,
                         uint32_t *count);
-/* Puts an answer's rows where the route wants them: out[row * top_k + k] for every pair of group g, whose first row is at `at`. */
+/* Puts an answer's rows where the route wants them: out[row * top_k + k] for every pair of group g, whose
+ * first row is at `at`. */
 void fs_plan_place(const fs_plan *plan, uint32_t group, const float *at, uint32_t hidden_size,
                    const float **out);
-/* Clears out[row * top_k ...] of every row that has a pair in a failed group. failed [num_rows] is set true for them. */
+/* Clears out[row * top_k ...] of every row that has a pair in a failed group. failed [num_rows] is set true
+ * for them. */
 void fs_plan_fail_rows(const fs_plan *plan, const float **out, bool *failed);
 
 /* Asserts the invariants. For tests. */

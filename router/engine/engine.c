@@ -42,7 +42,8 @@ static void note_end(fs_engine *e)
 
 uint32_t fs_engine_retry_ms(const fs_engine *e)
 {
-    /* Places become free at the rate at which sequences end; the more wait, the more clients will ask at that moment. */
+    /* Places become free at the rate at which sequences end; the more wait, the more clients will ask at that
+     * moment. */
     int64_t mean = e->mean_end_ns ? e->mean_end_ns : FS_NS_PER_S;
     int64_t ms = mean * (1 + fs_sched_get_counts(e->sched).waiting / 8) / FS_NS_PER_MS;
     if (ms < RETRY_MIN_MS) ms = RETRY_MIN_MS;
@@ -51,7 +52,8 @@ uint32_t fs_engine_retry_ms(const fs_engine *e)
 
 /* ---- creation ---- */
 
-/* Pages of both caches from one budget: the pre-gating network's cache also holds what still waits, so it gets twice as many. */
+/* Pages of both caches from one budget: the pre-gating network's cache also holds what still waits, so it
+ * gets twice as many. */
 static fs_status split_pages(fs_engine *e, uint32_t *pages, fs_detail *detail)
 {
     size_t backbone = fs_kv_page_bytes(fs_backbone_kv_shape(e->options.backbone));

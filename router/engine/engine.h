@@ -1,7 +1,8 @@
-/* router/engine/engine.h: the step loop. Sequences come in as token ids and go out as tokens and text; in between routes are computed ahead, the
- * scheduler forms micro-batches, and each of them ("lane") runs layer by layer: attention here, experts elsewhere. While one lane
- * waits for its experts, another one's attention is computed.
- * Thread: loop, everything here, callbacks included. Callbacks never come from inside a call of this header but fs_engine_destroy. */
+/* router/engine/engine.h: the step loop. Sequences come in as token ids and go out as tokens and text; in
+ * between routes are computed ahead, the scheduler forms micro-batches, and each of them ("lane") runs layer
+ * by layer: attention here, experts elsewhere. While one lane waits for its experts, another one's attention
+ * is computed. Thread: loop, everything here, callbacks included. Callbacks never come from inside a call of
+ * this header but fs_engine_end_all and fs_engine_destroy. */
 #ifndef FS_ENGINE_ENGINE_H
 #define FS_ENGINE_ENGINE_H
 
@@ -34,15 +35,18 @@ typedef struct {
     uint32_t micro_batches; /* in flight, 1..FS_ENGINE_MAX_LANES */
 } fs_engine_options;
 
-/* FS_INVALID: an option does not go with the others or the model (the detail names it); FS_NO_MEMORY, FS_EXHAUSTED (threads). */
+/* FS_INVALID: an option does not go with the others or the model (the detail names it); FS_NO_MEMORY,
+ * FS_EXHAUSTED (threads). */
 FS_MUST_USE fs_status fs_engine_create(uv_loop_t *loop, const fs_engine_options *options, fs_engine **out,
                                        fs_detail *detail);
-/* Every sequence left ends with FS_UNAVAILABLE "shutting down". Waits for the job that runs. The dispatcher must be closed right
- * afterwards, before the loop runs again (it may know a lane), and the loop must run once more. NULL is allowed. */
+/* Every sequence left ends with FS_UNAVAILABLE "shutting down". Waits for the job that runs. The dispatcher
+ * must be closed right afterwards, before the loop runs again (it may know a lane), and the loop must run
+ * once more. NULL is allowed. */
 void fs_engine_destroy(fs_engine *engine);
 /* Ends every sequence with this status and text, as for an error of its own. */
 void fs_engine_end_all(fs_engine *engine, fs_status status, const char *text);
-/* Tokens that one sequence may have, prompt and text together: the model's context, or what the KV cache holds if that is less. */
+/* Tokens that one sequence may have, prompt and text together: the model's context, or what the KV cache
+ * holds if that is less. */
 uint32_t fs_engine_context(const fs_engine *engine);
 
 typedef enum { FS_FINISH_NONE, FS_FINISH_STOP, FS_FINISH_LENGTH } fs_finish;
@@ -64,7 +68,8 @@ typedef struct {
 
 typedef struct {
     void (*on_output)(void *arg, const fs_engine_output *output, const fs_engine_timing *timing);
-    /* Once, the last: FS_OK after a finish; FS_UNAVAILABLE (experts on no living node, shutting down), FS_DEADLINE, FS_INTERNAL. */
+    /* Once, the last: FS_OK after a finish; FS_UNAVAILABLE (experts on no living node, shutting down),
+     * FS_DEADLINE, FS_INTERNAL. */
     void (*on_end)(void *arg, fs_status status, const char *text);
     void *arg;
 } fs_engine_handlers;
@@ -84,7 +89,8 @@ typedef struct {
     int64_t arrival_ns, deadline_ns;
 } fs_engine_request;
 
-/* FS_EXHAUSTED: the queue is full (fs_engine_retry_ms says when to try again); FS_INVALID: over the context; FS_NO_MEMORY. */
+/* FS_EXHAUSTED: the queue is full (fs_engine_retry_ms says when to try again); FS_INVALID: over the context;
+ * FS_NO_MEMORY. */
 FS_MUST_USE fs_status fs_engine_submit(fs_engine *engine, const fs_engine_request *request,
                                        const fs_engine_handlers *handlers, fs_sequence **out,
                                        fs_detail *detail);

@@ -9,8 +9,8 @@
 #include "pregate/lookahead.h"
 #include "sched/sched.h"
 
-/* One request from arrival to end. The loop's, but for the middle block, which a job that runs it owns meanwhile. Its memory is its
- * arena's, which also holds the struct. */
+/* One request from arrival to end. The loop's, but for the middle block, which a job that runs it owns
+ * meanwhile. Its memory is its arena's, which also holds the struct. */
 struct fs_sequence {
     fs_engine *engine;
     fs_arena arena;
@@ -112,7 +112,8 @@ struct fs_engine {
     int64_t last_end_ns, mean_end_ns; /* time between ends of sequences, smoothed */
 };
 
-/* Ends a sequence: it leaves the scheduler, on_end comes, memory goes back now or when its job is done. why: what stats count. */
+/* Ends a sequence: it leaves the scheduler, on_end comes, memory goes back now or when its job is done.
+ * kind: what is counted. */
 typedef enum { FS_END_FINISHED, FS_END_CANCELLED, FS_END_FAILED } fs_end_kind;
 void fs_engine_end(fs_sequence *seq, fs_end_kind kind, fs_status status, const char *text);
 void fs_engine_release(fs_sequence *seq); /* ended, and no job has it */

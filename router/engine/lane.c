@@ -1,5 +1,5 @@
-/* router/engine/lane.c: a micro-batch's way through the layers: plan, embed, then per layer attention here and experts elsewhere, then logits,
- * sampling and the new tokens' routes. */
+/* router/engine/lane.c: a micro-batch's way through the layers: plan, embed, then per layer attention here
+ * and experts elsewhere, then logits, sampling and the new tokens' routes. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -158,7 +158,7 @@ static void fail_step(fs_sequence *seq)
                   seq->status == FS_NO_MEMORY ? "no memory" : "the model's numbers are not finite");
 }
 
-/* The step's effect on one sequence. in_flight holds its memory while the callbacks run: they may cancel it. */
+/* The step's effect on one sequence. in_flight holds its memory while callbacks run: they may cancel it. */
 static void settle(const fs_lane_part *part, int64_t now)
 {
     fs_sequence *seq = part->seq;

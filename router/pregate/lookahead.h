@@ -1,5 +1,5 @@
-/* router/pregate/lookahead.h: routes for whole prompts while they wait, and for each new token as soon as it is sampled. The pre-gating
- * network's jobs and its own KV pages. */
+/* router/pregate/lookahead.h: routes for whole prompts while they wait, and for each new token as soon as it
+ * is sampled. The pre-gating network's jobs and its own KV pages. */
 #ifndef FS_PREGATE_LOOKAHEAD_H
 #define FS_PREGATE_LOOKAHEAD_H
 
@@ -24,15 +24,15 @@ FS_MUST_USE fs_status fs_lookahead_create(const fs_lookahead_options *options, f
 void fs_lookahead_destroy(
     fs_lookahead *lookahead); /* after the worker has ended; items must be gone or never looked at again */
 
-/* One sequence's part; a member of it. The owner sets the first block before begin and touches nothing else. */
+/* One sequence's part; a member of it. The owner sets the first block before begin and nothing else. */
 typedef struct fs_lookahead_item fs_lookahead_item;
 struct fs_lookahead_item {
     const uint32_t *token; /* [total_tokens] prompt first; borrowed while the item lives */
     uint32_t num_prompt, total_tokens;
     fs_route_table *table; /* filled */
     uint32_t *pages;       /* [fs_kv_pages_for(total_tokens)] room for page numbers */
-    /* The prompt's routes are in the table (FS_OK), or the network failed (FS_NO_MEMORY, FS_INTERNAL), or the item was cancelled
-     * while its job ran (FS_CANCELLED). Once, on the loop, never from within begin. */
+    /* The prompt's routes are in the table (FS_OK), or the network failed (FS_NO_MEMORY, FS_INTERNAL), or the
+     * item was cancelled while its job ran (FS_CANCELLED). Once, on the loop, never from within begin. */
     void (*done)(fs_lookahead_item *item, fs_status status);
 
     fs_job job;
@@ -43,15 +43,16 @@ struct fs_lookahead_item {
     fs_status status;
 };
 
-/* Takes pages for total_tokens, in order of arrival (waits for them if there are none), then computes the prompt's routes. FS_INVALID: more
- * pages than the pool has. Thread: loop, as end and num_free. */
+/* Takes pages for total_tokens, in order of arrival (waits for them if there are none), then computes the
+ * prompt's routes. FS_INVALID: more pages than the pool has. Thread: loop, as end and get_pages. */
 FS_MUST_USE fs_status fs_lookahead_begin(fs_lookahead *lookahead, fs_lookahead_item *item);
-/* The sequence is over: its pages go back, now or when its job has run. Returns true if the item is free now, false if done comes
- * once more (FS_CANCELLED) and the item must live until then. */
+/* The sequence is over: its pages go back, now or when its job has run. Returns true if the item is free now,
+ * false if done comes once more (FS_CANCELLED) and the item must live until then. */
 bool fs_lookahead_end(fs_lookahead_item *item);
 void fs_lookahead_get_pages(const fs_lookahead *lookahead, uint32_t *used, uint32_t *total);
 
-/* The routes of one token more for each of n items: the token at table->num_tokens. status [n]. Thread: the worker. */
+/* The routes of one token more for each of n items: the token at table->num_tokens. status [n]. Thread: the
+ * worker. */
 void fs_lookahead_extend(fs_lookahead *lookahead, fs_lookahead_item *const *items, uint32_t n,
                          fs_status *status);
 /* Time the network took since creation, ns. Thread: loop (read) while the worker adds. */

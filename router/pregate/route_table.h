@@ -1,5 +1,5 @@
-/* router/pregate/route_table.h: which experts a token will visit, known before its data moves. Filled by the pre-gating network
- * (Read-ME, arXiv 2410.19123: the router decoupled from the backbone). */
+/* router/pregate/route_table.h: which experts a token will visit, known before its data moves. Filled by the
+ * pre-gating network (Read-ME, arXiv 2410.19123: the router decoupled from the backbone). */
 #ifndef FS_PREGATE_ROUTE_TABLE_H
 #define FS_PREGATE_ROUTE_TABLE_H
 
@@ -9,7 +9,8 @@
 /* The routes of one sequence. Row (token, layer): top_k entries by falling weight, ties to the lower expert.
  *   expert  [num_tokens][num_moe_layers][top_k]  uint16, < num_experts
  *   weight  [num_tokens][num_moe_layers][top_k]  float32, as the model's gate scales the expert's output
- * Plain data; its arrays lie in the sequence's arena and die with it: there is no destroy. Thread: whoever owns the sequence. */
+ * Plain data; its arrays lie in the sequence's arena and die with it: there is no destroy. Thread: whoever
+ * owns the sequence. */
 typedef struct {
     uint32_t num_moe_layers, num_experts, top_k;
     uint32_t num_tokens, max_tokens;
@@ -20,9 +21,9 @@ typedef struct {
 /* An empty table for max_tokens tokens. FS_NO_MEMORY. */
 FS_MUST_USE fs_status fs_route_table_init(fs_route_table *table, fs_arena *arena, uint32_t num_moe_layers,
                                           uint32_t num_experts, uint32_t top_k, uint32_t max_tokens);
-/* Adds the routes of the sequence's next tokens: expert and weight [num_tokens][num_moe_layers][top_k], copied.
- * FS_INTERNAL: an expert that there is not, or a weight that is not finite (a broken network must not choose addresses);
- * FS_EXHAUSTED: more than max_tokens. Either leaves the table as it was. */
+/* Adds the routes of the sequence's next tokens: expert and weight [num_tokens][num_moe_layers][top_k],
+ * copied. FS_INTERNAL: an expert that there is not, or a weight that is not finite (a broken network must not
+ * choose addresses); FS_EXHAUSTED: more than max_tokens. Either leaves the table as it was. */
 FS_MUST_USE fs_status fs_route_table_append(fs_route_table *table, const uint16_t *expert,
                                             const float *weight, uint32_t num_tokens);
 

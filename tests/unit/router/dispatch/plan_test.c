@@ -1,4 +1,5 @@
-/* The dispatch plan: where rows go first, and where next when a node is lost, has moved its experts or says nothing. */
+/* The dispatch plan: where rows go first, and where next when a node is lost, has moved its experts or says
+ * nothing. */
 #include "dispatch/plan.h"
 
 #include <setjmp.h>

@@ -1,4 +1,5 @@
-/* What a new token means for a sequence's text: pieces, stop strings, stop ids, end-of-sequence, length. With the demo model's tokenizer. */
+/* What a new token means for a sequence's text: pieces, stop strings, stop ids, end-of-sequence, length. With
+ * the demo model's tokenizer. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -162,7 +163,8 @@ static void held_text_comes_out_at_the_end(void **state)
     }
 }
 
-/* A character of several tokens appears whole, or as U+FFFD when the text ends inside it; even that may complete a stop string. */
+/* A character of several tokens appears whole, or as U+FFFD when the text ends inside it; even that may
+ * complete a stop string. */
 static void no_part_of_a_character_is_shown(void **state)
 {
     static const char *character = "\xf0\x9f\xa6\x93"; /* a zebra: no token of its own */

@@ -1,4 +1,5 @@
-/* Routes ahead of their tokens: the same whatever the chunks, in order of arrival, and pages that come back. With the demo model. */
+/* Routes ahead of their tokens: the same whatever the chunks, in order of arrival, and pages that come back.
+ * With the demo model. */
 #include "pregate/lookahead.h"
 
 #include <setjmp.h>
