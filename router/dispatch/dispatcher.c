@@ -80,6 +80,10 @@ static fs_status copy_options(fs_dispatcher *d, const fs_dispatcher_options *o)
     d->view.num_experts = o->num_experts;
     d->view.spread = fnv1a(o->name);
     d->num_missing = o->num_moe_layers * o->num_experts;
+    d->missing_ns = fs_arena_calloc(&d->arena, d->num_missing, sizeof *d->missing_ns);
+    if (!d->missing_ns) return FS_NO_MEMORY;
+    for (uint32_t i = 0; i < d->num_missing; i++) d->missing_ns[i] = fs_dispatcher_now();
+    d->view.missing_ns = d->missing_ns;
     return FS_OK;
 }
 
@@ -216,7 +220,12 @@ void fs_dispatcher_changed(fs_dispatcher *d)
     if (d->closing) return;
     size_t n = (size_t)d->view.num_moe_layers * d->view.num_experts;
     d->num_missing = 0;
-    for (size_t i = 0; i < n; i++) d->num_missing += !d->replica || !has_node(d, i);
+    int64_t now = fs_dispatcher_now();
+    for (size_t i = 0; i < n; i++) {
+        bool missing = !d->replica || !has_node(d, i);
+        d->num_missing += missing;
+        d->missing_ns[i] = !missing ? 0 : d->missing_ns[i] ? d->missing_ns[i] : now;
+    }
     fs_calls_advance(d);
     fs_dispatcher_schedule(d);
     if (d->options.on_change) d->options.on_change(d->options.arg);

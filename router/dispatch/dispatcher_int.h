@@ -47,6 +47,7 @@ struct fs_dispatcher {
     uint32_t max_nodes;
     uint64_t epoch, assignment_epoch;
     uint32_t num_missing; /* experts without a usable node */
+    int64_t *missing_ns;  /* view.missing_ns */
     /* calls */
     fs_dispatch_call **call;
     uint32_t num_calls;

@@ -149,9 +149,14 @@ static uint32_t message_for(fs_plan *plan, uint32_t node, const uint32_t *sent, 
     return FS_PLAN_NONE;
 }
 
-static void no_node(fs_plan *plan, fs_plan_group *group, const fs_plan_rule *rule, int64_t now_ns)
+static void no_node(fs_plan *plan, fs_plan_group *group, const fs_plan_view *view, const fs_plan_rule *rule,
+                    int64_t now_ns)
 {
+    bool known = view->missing_ns && plan->moe_layer < view->num_moe_layers &&
+                 group->expert < view->num_experts;
+    int64_t since = known ? view->missing_ns[(size_t)plan->moe_layer * view->num_experts + group->expert] : 0;
     if (group->trouble_ns == 0) group->trouble_ns = now_ns;
+    if (since != 0 && since < group->trouble_ns) group->trouble_ns = since;
     if (now_ns - group->trouble_ns < rule->unavailable_ns) return;
     group->state = FS_GROUP_FAILED;
     plan->num_unfinished--;
@@ -166,7 +171,7 @@ uint32_t fs_plan_assign(fs_plan *plan, const fs_plan_view *view, const fs_plan_r
         if (group->state != FS_GROUP_PENDING) continue;
         uint32_t node = choose(plan, group, view, now_ns);
         if (node == FS_PLAN_NONE) {
-            no_node(plan, group, rule, now_ns);
+            no_node(plan, group, view, rule, now_ns);
             continue;
         }
         uint32_t m = message_for(plan, node, sent, num_sent);

@@ -22,14 +22,18 @@ typedef struct {
     const uint32_t *replica;  /* [num_moe_layers][num_experts][num_replicas] slots or FS_NO_REPLICA; NULL: no
                                  placement yet */
     const fs_plan_node *node; /* [num_nodes] by slot */
+    /* [num_moe_layers][num_experts] since when an expert has been on no usable node, 0: it is on one. Rows do not
+     * wait anew for what others have waited for already. NULL: not known. */
+    const int64_t *missing_ns;
     uint32_t
         spread; /* which of equals a router begins with: routers differ, and one router is always the same */
 } fs_plan_view;
 
 typedef struct {
-    int64_t answer_ns;      /* a message unanswered for this long is taken for lost */
-    int64_t unavailable_ns; /* rows fail when they could not be sent anywhere for this long after their first
-                               trouble */
+    int64_t answer_ns; /* a message unanswered for this long is taken for lost */
+    int64_t
+        unavailable_ns; /* rows fail when they can be sent nowhere and this much has passed since their first
+                               trouble, or since their expert was last on a usable node */
 } fs_plan_rule;
 
 typedef enum { FS_GROUP_PENDING, FS_GROUP_SENT, FS_GROUP_DONE, FS_GROUP_FAILED } fs_group_state;

@@ -35,7 +35,7 @@ static int setup(void **state)
         f->replica[i * 2] = i % 2;
         f->replica[i * 2 + 1] = 2 + i % 2;
     }
-    f->view = (fs_plan_view){LAYERS, EXPERTS, REPLICAS, MAX_NODES, f->replica, f->node, 0};
+    f->view = (fs_plan_view){LAYERS, EXPERTS, REPLICAS, MAX_NODES, f->replica, f->node, NULL, 0};
     f->next_id = 100;
     *state = f;
     return 0;
@@ -248,6 +248,26 @@ static void without_a_node_rows_wait_so_long_and_then_only_they_fail(void **stat
     assert_null(out[4]);
 }
 
+static void rows_do_not_wait_anew_for_an_expert_that_is_long_gone(void **state)
+{
+    fixture *f = *state;
+    static const uint16_t route[1][TOP_K] = {{3, 3}};
+    int64_t missing[LAYERS * EXPERTS] = {0};
+    f->view.missing_ns = missing;
+    f->node[1].connected = f->node[3].connected = false;
+    missing[EXPERTS + 3] = MS;
+    begin(f, route, 1);
+    assert_int_equal(assign_one(f, RULE.unavailable_ns), FS_PLAN_NONE);
+    assert_int_equal(f->plan.group[0].state, FS_GROUP_PENDING);
+    assert_int_equal(fs_plan_next_ns(&f->plan, &RULE, RULE.unavailable_ns), MS + RULE.unavailable_ns);
+    begin(f, route, 1);
+    assert_int_equal(assign_one(f, MS + RULE.unavailable_ns), FS_PLAN_NONE);
+    assert_int_equal(f->plan.group[0].state, FS_GROUP_FAILED);
+    f->node[3].connected = true; /* even so, a node that is there is asked */
+    begin(f, route, 1);
+    assert_int_equal(assign_one(f, MS + RULE.unavailable_ns), 3);
+}
+
 static void a_new_node_in_time_saves_them(void **state)
 {
     fixture *f = *state;
@@ -358,6 +378,7 @@ int main(void)
         T(rows_without_any_route_need_no_message),
         T(trouble_sends_rows_to_the_other_replica),
         T(without_a_node_rows_wait_so_long_and_then_only_they_fail),
+        T(rows_do_not_wait_anew_for_an_expert_that_is_long_gone),
         T(a_new_node_in_time_saves_them),
         T(a_new_placement_forgives),
         T(a_half_answered_message_sends_only_the_other_half_again),
