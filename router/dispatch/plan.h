@@ -22,8 +22,8 @@ typedef struct {
     const uint32_t *replica;  /* [num_moe_layers][num_experts][num_replicas] slots or FS_NO_REPLICA; NULL: no
                                  placement yet */
     const fs_plan_node *node; /* [num_nodes] by slot */
-    /* [num_moe_layers][num_experts] since when an expert has been on no usable node, 0: it is on one. Rows do not
-     * wait anew for what others have waited for already. NULL: not known. */
+    /* [num_moe_layers][num_experts] since when an expert has been on no usable node, 0: it is on one. Rows do
+     * not wait anew for what others have waited for already. NULL: not known. */
     const int64_t *missing_ns;
     uint32_t
         spread; /* which of equals a router begins with: routers differ, and one router is always the same */
