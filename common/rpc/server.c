@@ -72,6 +72,9 @@ static fs_status split_address(const char *address, size_t *host_size, fs_detail
         return fs_fail(detail, FS_INVALID, "address '%s': the port is not 0..65535", address);
     if (address[0] != '[' && memchr(address, ':', (size_t)(colon - address)))
         return fs_fail(detail, FS_INVALID, "address '%s': an IPv6 host stands in [brackets]", address);
+    /* gRPC would take it, but nobody can connect to what we would say that we listen on. */
+    if (address[0] == '*')
+        return fs_fail(detail, FS_INVALID, "address '%s': all addresses are 0.0.0.0 or [::]", address);
     *host_size = (size_t)(colon - address);
     return FS_OK;
 }
