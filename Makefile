@@ -22,8 +22,10 @@ build: deps ## configure and build into build/PRESET
 	@cmake --preset $(PRESET) -DFS_TESTS=OFF >/dev/null
 	@cmake --build $(BUILD) -j $(JOBS)
 
+# PROMPT goes through the environment, as it was given: neither make nor the shell reads what is in it.
+demo: export FORESIGHT_DEMO_PROMPT = $(value PROMPT)
 demo: build ## start a cluster on the demo model and stream text: make demo PROMPT="..."
-	@$(BUILD)/bin/foresight demo --model $(MODEL) $(if $(PROMPT),--prompt "$(PROMPT)")
+	@$(BUILD)/bin/foresight demo --model $(MODEL) $(if $(value PROMPT),--prompt="$$FORESIGHT_DEMO_PROMPT")
 
 test: deps-test ## build and run every test
 	@tests/run release
