@@ -153,6 +153,49 @@ def test_a_signal_cancels_a_generation_and_stops_its_cluster(number, bin_dir):
     assert not any(alive(pid) for pid in pids.values())
 
 
+def test_serve_stops_its_processes_in_order_while_requests_run(serve):
+    cluster = serve("--threads", "1")
+    address = cluster.address["grpc"]
+    clients = [Process("generate", "foresight", "generate", "--connect", address, "--prompt", "A", "--max-tokens", "1000", "--ignore-eos",
+                       "--json") for _ in range(24)]
+    wait_until(lambda: json.loads(run("foresight", "status", "--router", address, "--json")[1])["router"]["sequences_running"] == 24,
+               20, "the requests run")
+    assert cluster.stop() is None
+    assert "is killed" not in cluster.log() and "died" not in cluster.log()
+    for client in clients:
+        assert client.wait(20) in (0, 1)  # finished, or told why not
+        assert "UNAVAILABLE" in client.log() or client.popen.returncode == 0, client.log()
+
+
+def test_a_stop_string_comes_from_the_environment_too(serve):
+    grpc = serve().address["grpc"]
+    whole = generate("--connect", grpc, "--prompt", "The old king", *GREEDY)[1]["text"]
+    code, out, _ = run("foresight", "generate", "--connect", grpc, "--prompt", "The old king", *GREEDY, env={"FORESIGHT_STOP": whole[5:8]})
+    assert code == 0 and json.loads(out)["text"] == whole[:whole.index(whole[5:8])]
+
+
+def test_output_that_cannot_be_written_is_a_failure(serve):
+    grpc = serve().address["grpc"]
+    for arguments in (["generate", "--connect", grpc, "--prompt", "A", "--max-tokens", "8"],
+                      ["generate", "--connect", grpc, "--prompt", "A", "--max-tokens", "8", "--json"], ["inspect", DEMO],
+                      ["status", "--router", grpc]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([str(BIN / "foresight"), *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, text=True,
+                                  timeout=60 * SLOW)
+        assert done.returncode == 1 and "standard output" in done.stderr, f"{arguments}: {done.returncode} {done.stderr}"
+
+
+@pytest.mark.parametrize("prompt", ['The "brave" fox\'s $HOME `id` $(shell id) \\ %', ""])
+def test_make_demo_hands_the_prompt_on_as_it_is(prompt, tmp_path):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/foresight"
+    program.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    program.chmod(0o755)
+    out = subprocess.run(["make", "-s", "-C", str(ROOT), "-o", "build", "demo", f"BUILD={tmp_path}", f"PROMPT={prompt}"],
+                         capture_output=True, text=True, timeout=60).stdout.splitlines()
+    assert ([f"--prompt={prompt}"] if prompt else []) == [line for line in out if "prompt" in line] and "demo" in out
+
+
 def test_a_child_that_cannot_start_is_named(serve, tmp_path):
     cluster = serve()
     taken = cluster.address["grpc"]
@@ -238,6 +281,7 @@ BAD = [
     (["serve"], 2, "--model"),
     (["serve", "--model", DEMO, "--expert-nodes", "0"], 2, "expert-nodes"),
     (["serve", "--model", DEMO, "--replicas", "3"], 2, "--replicas"),
+    (["serve", "--model", DEMO, "--listen", "*:0"], 1, "0.0.0.0"),
     (["status"], 2, "--connect"),
     (["status", "--connect", "127.0.0.1:1"], 1, "127.0.0.1:1"),
     (["inspect"], 2, "DIR"),

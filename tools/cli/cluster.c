@@ -17,7 +17,13 @@
 #include "base/log.h"
 #include "base/worker.h"
 
-enum { STOP_MS = 5000, KILLED_MS = 2000, TICK_MS = 50, MAX_ARGS = 40, LINE_BYTES = 512, PATH_BYTES = 4096 };
+enum { KILLED_MS = 2000, TICK_MS = 50, MAX_ARGS = 40, LINE_BYTES = 512, PATH_BYTES = 4096 };
+
+/* How long children of a kind may take after SIGTERM. A router lets requests run on for ROUTER_DRAIN, then ends them and waits a
+ * second for the last messages: that has to fit. */
+#define ROUTER_DRAIN "2s"
+static const int64_t stop_ms[] = {
+    [FS_CHILD_COORDINATOR] = 2000, [FS_CHILD_EXPERT] = 3000, [FS_CHILD_ROUTER] = 5000};
 
 typedef struct {
     fs_child info;
@@ -306,6 +312,7 @@ static fs_status start_member(fs_cluster *cluster, fs_child_kind kind, uint32_t 
     add_option(&cmd, "coordinator", fs_cluster_coordinator(cluster));
     add_option(&cmd, "name", c->info.name);
     add_number(&cmd, "threads", threads);
+    if (kind == FS_CHILD_ROUTER) add_option(&cmd, "drain", ROUTER_DRAIN);
     return spawn(cluster, c, &cmd, detail);
 }
 
@@ -367,7 +374,8 @@ static fs_status check_options(const fs_cluster_options *o, fs_detail *detail)
     if (snprintf(path, sizeof(path), "%s/config.json", o->model) >= (int)sizeof(path))
         return fs_fail(detail, FS_INVALID, "--model: the path is too long");
     if (access(path, R_OK) != 0)
-        return fs_fail(detail, FS_NOT_FOUND, "--model: %s: %s", path, strerror(errno));
+        return fs_fail(detail, errno == ENOENT || errno == ENOTDIR ? FS_NOT_FOUND : FS_IO, "--model: %s: %s",
+                       path, strerror(errno));
     return FS_OK;
 }
 
@@ -425,20 +433,20 @@ static void wait_gone(fs_cluster *cluster, int kind, int64_t deadline_ns)
         uv_run(cluster->loop, UV_RUN_ONCE);
 }
 
+/* Kinds have their times one after the other: a router that takes all of its own costs the rest nothing. */
 static void stop_children(fs_cluster *cluster)
 {
     static const int order[] = {FS_CHILD_ROUTER, FS_CHILD_EXPERT, FS_CHILD_COORDINATOR};
     char text[160];
-    int64_t deadline_ns = fs_clock_now(fs_clock_system()) + STOP_MS * FS_NS_PER_MS;
     for (size_t i = 0; i < sizeof(order) / sizeof(*order); i++) {
         signal_all(cluster, order[i], SIGTERM);
-        wait_gone(cluster, order[i], deadline_ns);
+        wait_gone(cluster, order[i], fs_clock_now(fs_clock_system()) + stop_ms[order[i]] * FS_NS_PER_MS);
     }
     for (uint32_t i = 0; i < cluster->num_children; i++) {
         const child *c = &cluster->children[i];
         if (c->spawned && !c->info.exited)
             fprintf(stderr, "%s (pid %d) did not stop within %d s and is killed\n", c->info.name, c->info.pid,
-                    STOP_MS / 1000);
+                    (int)(stop_ms[c->info.kind] / 1000));
         else if (c->spawned && (c->info.signal || c->info.exit_code) && !c->told &&
                  c->info.address[0] != '\0')
             fprintf(stderr, "%s\n", describe_end(c, text, sizeof(text)));

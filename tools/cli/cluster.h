@@ -38,7 +38,8 @@ typedef struct fs_cluster fs_cluster;
  * standard error is ours. fork: so before gRPC is used in this process. */
 FS_MUST_USE fs_status fs_cluster_start(uv_loop_t *loop, const fs_cluster_options *options,
                                        const uint32_t *interrupted, fs_cluster **out, fs_detail *detail);
-/* Stops routers, then nodes, then the coordinator: SIGTERM, and SIGKILL for what is left after 5 s; then frees. */
+/* Stops routers, then nodes, then the coordinator: SIGTERM, then 5, 3 and 2 s for them to end, and SIGKILL for what is left; then
+ * frees. Requests that run when a router is told to stop have 2 s to finish. */
 void fs_cluster_stop(fs_cluster *cluster);
 
 uint32_t fs_cluster_size(const fs_cluster *cluster);

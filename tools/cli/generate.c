@@ -1,4 +1,5 @@
 /* tools/cli/generate.c: `foresight generate`: text after a prompt, from a cluster that runs or one for this command alone. */
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -73,9 +74,10 @@ static fs_status read_prompt(const generate_options *o, fs_generation_request *r
 }
 
 static fs_status read_request(const generate_options *o, fs_generation_request *r, uint32_t *ids,
-                              fs_detail *detail)
+                              const char **stop, fs_detail *detail)
 {
     uint64_t max_tokens = 0, top_k = 0;
+    if (o->stop && r->num_stop == 0) stop[r->num_stop++] = o->stop; /* from the file or the environment */
     r->timeout_ns = o->timeout_ns;
     r->ignore_eos = o->ignore_eos;
     fs_status st = read_prompt(o, r, ids, detail);
@@ -94,10 +96,24 @@ static fs_status read_request(const generate_options *o, fs_generation_request *
     return st;
 }
 
+/* arg: errno of the first write that failed: nobody reads any more, so the rest need not be made. */
 static void print_piece(fs_generation *g, const char *text, size_t size)
 {
-    if (fwrite(text, 1, size, stdout) != size || fflush(stdout) != 0)
-        fs_generation_cancel(g); /* nobody reads any more */
+    int *write_error = g->arg;
+    if (*write_error || (fwrite(text, 1, size, stdout) == size && fflush(stdout) == 0)) return;
+    *write_error = errno;
+    fs_generation_cancel(g);
+}
+
+/* Why it did not finish, for a person. */
+static void complain_of(const fs_cli *cli, const fs_generation *g, int write_error)
+{
+    if (write_error)
+        fs_cli_complain("generate", "standard output: %s", strerror(write_error));
+    else if (cli->signals && g->code == FS_RPC_CANCELLED)
+        fs_cli_complain("generate", "interrupted");
+    else
+        fs_cli_complain("generate", "%s: %s", fs_rpc_code_name(g->code), g->message);
 }
 
 static void print_error(bool json, fs_rpc_code code, const char *message)
@@ -111,7 +127,8 @@ static void print_error(bool json, fs_rpc_code code, const char *message)
 static int run(fs_cli *cli, const generate_options *o, const fs_generation_request *request)
 {
     fs_detail detail = {0};
-    fs_generation g = {.on_text = o->json ? NULL : print_piece};
+    int write_error = 0;
+    fs_generation g = {.on_text = o->json ? NULL : print_piece, .arg = &write_error};
     fs_status st = fs_cli_reach(cli, o->connect, &o->cluster, &detail);
     if (st == FS_OK) st = fs_generation_start(&g, cli->channel[0], request, &detail);
     if (st != FS_OK) {
@@ -125,8 +142,8 @@ static int run(fs_cli *cli, const generate_options *o, const fs_generation_reque
     else if (g.text.size > 0)
         putchar('\n');
     fflush(stdout);
-    if (!g.finished) fs_cli_complain("generate", "%s: %s", fs_rpc_code_name(g.code), g.message);
-    int code = g.finished ? FS_EXIT_OK : cli->signals ? FS_EXIT_INTERRUPTED : FS_EXIT_FAILED;
+    if (!g.finished || write_error) complain_of(cli, &g, write_error);
+    int code = g.finished && !write_error ? FS_EXIT_OK : cli->signals ? FS_EXIT_INTERRUPTED : FS_EXIT_FAILED;
     fs_generation_free(&g);
     return code;
 }
@@ -142,7 +159,7 @@ int fs_cli_generate(int argc, char **argv)
     fs_cli cli;
     fs_status st = fs_cli_take_repeated("stop", &argc, argv, stop, MAX_STOP, &request.num_stop, &detail);
     int code = st == FS_OK ? fs_cli_parse(&spec, argc, argv, &o, NULL, &conf) : FS_EXIT_USAGE;
-    if (code == FS_CLI_GO_ON) st = read_request(&o, &request, ids, &detail);
+    if (code == FS_CLI_GO_ON) st = read_request(&o, &request, ids, stop, &detail);
     if (st != FS_OK) {
         fs_cli_complain("generate", "%s", detail.text);
         code = FS_EXIT_USAGE;

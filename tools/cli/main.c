@@ -35,6 +35,15 @@ static void print_help(FILE *out)
                  "wrong options, 130 interrupted.\n");
 }
 
+/* What was promised on standard output has to have arrived there. */
+static int check_output(const char *name, int code)
+{
+    bool failed = fflush(stdout) != 0 || ferror(stdout);
+    if (!failed || code != FS_EXIT_OK) return code;
+    fs_cli_complain(name, "standard output cannot be written");
+    return FS_EXIT_FAILED;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -56,7 +65,7 @@ int main(int argc, char **argv)
             fprintf(stderr, "foresight %s: say what: foresight %s %s\n", argv[1], argv[1], table[i].second);
             return FS_EXIT_USAGE;
         }
-        return table[i].run(argc - words, argv + words);
+        return check_output(table[i].name, table[i].run(argc - words, argv + words));
     }
     fprintf(stderr, "foresight: no command '%s'; foresight --help lists them\n", argv[1]);
     return FS_EXIT_USAGE;
