@@ -14,7 +14,13 @@
 
 typedef enum { FS_FAMILY_README_MOE } fs_model_family; /* more families: one value and one backbone file each */
 
-typedef enum { FS_ACT_SILU } fs_activation;
+typedef enum {
+    FS_ACT_SILU,           /* "silu", "swish" */
+    FS_ACT_GELU,           /* "gelu": by the error function */
+    FS_ACT_GELU_TANH,      /* "gelu_pytorch_tanh", "gelu_new" */
+    FS_ACT_RELU,           /* "relu" */
+    FS_ACT_SWIGLU_CLAMPED, /* gpt-oss */
+} fs_activation;
 
 /* How the routed experts are stored: as the checkpoint's own tensors, or compressed by foresight-compress. */
 typedef enum {

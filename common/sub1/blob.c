@@ -6,10 +6,10 @@
 #include "base/buffer.h"
 #include "sub1/sub1_int.h"
 
-enum { VERSION = 1, AT_CHECKSUM = 32, AT_ZEROS = 40 };
+enum { VERSION = 2, AT_CHECKSUM = 32, AT_ZEROS = 40 };
 static const char magic[4] = "FSB1";
 
-static const fs_sub1_codec *const codecs[] = {&fs_blocked_2_16};
+static const fs_sub1_codec *const codecs[] = {&fs_blocked_1_16, &fs_blocked_2_16, &fs_blocked_3_16, &fs_free};
 
 const fs_sub1_codec *fs_sub1_codec_find(uint32_t format, uint32_t n, uint32_t m)
 {
@@ -18,16 +18,24 @@ const fs_sub1_codec *fs_sub1_codec_find(uint32_t format, uint32_t n, uint32_t m)
     return NULL;
 }
 
-static size_t payload_bytes(const fs_sub1_codec *codec, uint32_t rows, uint32_t cols)
+uint32_t fs_sub1_padded_cols(const fs_sub1_codec *codec, uint32_t cols)
+{
+    uint32_t padded = fs_sub1_round_up(cols, FS_BLOCKED_UNIT_COLS);
+    return padded < codec->min_padded_cols ? codec->min_padded_cols : padded;
+}
+
+/* stated: what a header says, for a codec whose payload has no size of its own. */
+static size_t payload_bytes(const fs_sub1_codec *codec, uint32_t rows, uint32_t cols, bool symmetric,
+                            size_t stated)
 {
     if (rows == 0 || cols == 0 || rows > FS_SUB1_MAX_DIM || cols > FS_SUB1_MAX_DIM) return 0;
-    return codec->payload_bytes(rows, cols);
+    return codec->payload_bytes ? codec->payload_bytes(codec, rows, cols, symmetric) : stated;
 }
 
 size_t fs_sub1_blob_bytes(fs_sub1_format format, uint32_t n, uint32_t m, uint32_t rows, uint32_t cols)
 {
     const fs_sub1_codec *codec = fs_sub1_codec_find(format, n, m);
-    size_t payload = codec ? payload_bytes(codec, rows, cols) : 0;
+    size_t payload = codec ? payload_bytes(codec, rows, cols, false, 0) : 0;
     return payload ? FS_SUB1_HEADER_BYTES + payload : 0;
 }
 
@@ -49,9 +57,9 @@ static uint64_t checksum(const uint8_t *blob, size_t bytes)
     return XXH3_64bits_digest(&state);
 }
 
-void fs_sub1_seal(const fs_sub1_codec *codec, uint32_t rows, uint32_t cols, uint8_t *blob)
+void fs_sub1_seal(const fs_sub1_codec *codec, uint32_t rows, uint32_t cols, uint32_t flags, size_t payload,
+                  uint8_t *blob)
 {
-    size_t payload = payload_bytes(codec, rows, cols);
     memset(blob, 0, FS_SUB1_HEADER_BYTES);
     memcpy(blob, magic, sizeof(magic));
     blob[4] = VERSION;
@@ -60,6 +68,7 @@ void fs_sub1_seal(const fs_sub1_codec *codec, uint32_t rows, uint32_t cols, uint
     blob[7] = (uint8_t)codec->m;
     put(blob + 8, rows, 4);
     put(blob + 12, cols, 4);
+    put(blob + 16, flags, 4);
     put(blob + 24, payload, 8);
     put(blob + AT_CHECKSUM, checksum(blob, FS_SUB1_HEADER_BYTES + payload), 8);
 }
@@ -91,11 +100,14 @@ static fs_status read_header(const uint8_t *data, size_t size, fs_sub1_matrix *o
     const fs_sub1_codec *codec = fs_sub1_codec_find(format, n, m);
     if (!codec)
         return fs_fail(detail, FS_UNSUPPORTED, "blob: format %u with %u:%u is not known", format, n, m);
-    if (flags || reserved || !all_zero(data + AT_ZEROS, FS_SUB1_HEADER_BYTES - AT_ZEROS))
+    bool symmetric = codec->may_be_symmetric && flags == FS_SUB1_SYMMETRIC;
+    if ((flags && !symmetric) || reserved || !all_zero(data + AT_ZEROS, FS_SUB1_HEADER_BYTES - AT_ZEROS))
         return fs_fail(detail, FS_CORRUPT, "blob: a header field that must be zero is not");
-    size_t expected = payload_bytes(codec, rows, cols);
+    size_t expected = payload_bytes(codec, rows, cols, symmetric, payload);
     if (expected == 0)
-        return fs_fail(detail, FS_CORRUPT, "blob: %u x %u is not a shape of its format", rows, cols);
+        return fs_fail(detail, FS_CORRUPT,
+                       "blob: %u x %u with a payload of %llu bytes is not a shape of its format", rows, cols,
+                       (unsigned long long)payload);
     if (payload != expected || expected > size - FS_SUB1_HEADER_BYTES)
         return fs_fail(detail, FS_CORRUPT, "blob: payload of %llu bytes, %u x %u takes %zu and there are %zu",
                        (unsigned long long)payload, rows, cols, expected, size - FS_SUB1_HEADER_BYTES);
@@ -104,8 +116,11 @@ static fs_status read_header(const uint8_t *data, size_t size, fs_sub1_matrix *o
                             .m = (uint8_t)m,
                             .rows = rows,
                             .cols = cols,
-                            .padded_rows = fs_sub1_round_up(rows, FS_SUB1_GROUP_ROWS),
-                            .padded_cols = fs_sub1_round_up(cols, FS_BLOCKED_UNIT_COLS),
+                            .padded_rows = fs_sub1_round_up(rows, codec->group_rows),
+                            .padded_cols = fs_sub1_padded_cols(codec, cols),
+                            .group_rows = codec->group_rows,
+                            .symmetric = symmetric,
+                            .scattered = codec->scattered,
                             .payload = data + FS_SUB1_HEADER_BYTES,
                             .payload_bytes = expected,
                             .blob_bytes = FS_SUB1_HEADER_BYTES + expected};

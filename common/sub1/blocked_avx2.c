@@ -1,69 +1,122 @@
-/* common/sub1/blocked_avx2.c: the product with a blocked 2:16 matrix by AVX2: a 32-bit lane a matrix row, 8 rows at a time;
- * a shuffle looks up 16 activations, so that each of a unit's four blocks has its own. */
-#include "sub1/sub1_int.h"
+/* common/sub1/blocked_avx2.c: the product with a blocked matrix by AVX2. A shuffle looks up within 16 bytes, and a block has 16
+ * columns: codes are transposed once, so that each half of a register belongs to one block, and a row's nonzeros of that block are
+ * pairs of bytes, which are added in 16 bits.
+ *
+ * Sums of 16 bits: a unit adds at most 2 * 255 * 3 to each, and a panel has 16 units: 24480 < 2^15. */
+#include "sub1/blocked_int.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
 
-enum { GROUP_ROWS = FS_SUB1_GROUP_ROWS, UNIT = FS_BLOCKED_2_16_UNIT, HALF_ROWS = 8, TILE = 4 };
-/* A unit adds at most 4 * 128 to a 16-bit sum: after this many, the sums go to 32 bits. */
-enum { UNITS_IN_16_BITS = 60 };
 #define INLINE static inline __attribute__((always_inline))
 
-/* Half a unit, taken apart once for all rows of x. */
+/* A pair of a row's nonzeros: for blocks 0 and 1, then 2 and 3: two registers of indices, then two of weights, for the rows in this
+ * order: 0-3, 8-11; 4-7, 12-15. The second nonzero of the last pair has no weight if n is odd. */
+enum { PANEL_UNITS = 16, MAX_PART_BYTES = 2 * 256, MAX_PAIRS = 2 };
+#define NUM_PAIRS(n) (((n) + 1) / 2)
 typedef struct {
-    __m256i a, b;         /* positions within the block, 0 to 15 */
-    __m256i neg_a, neg_b; /* all ones where that weight is negative */
-} half_parts;
-
-INLINE half_parts take_apart(const uint8_t *codes, const uint8_t *signs)
-{
-    const __m256i nibble = _mm256_set1_epi8(15), bit = _mm256_set1_epi64x((int64_t)0x8040201008040201u);
-    const __m256i byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    __m256i v = _mm256_loadu_si256((const __m256i *)codes);
-    __m256i lo = _mm256_and_si256(v, nibble), hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble);
-    int32_t signs32;
-    __builtin_memcpy(&signs32, signs, 4);
-    __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(signs32), byte_of);
-    __m256i s = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), o = _mm256_cmpgt_epi8(lo, hi);
-    return (half_parts){lo, hi, _mm256_and_si256(o, s), _mm256_or_si256(o, s)};
-}
-
-/* Byte 4r+k of the result is x[16k + at[4r+k]]. An index with its top bit set looks up 0. */
-INLINE __m256i look_up(const __m256i x[4], __m256i at)
-{
-    const __m256i other0 = _mm256_set1_epi32((int)0x80808000), other1 = _mm256_set1_epi32((int)0x80800080);
-    const __m256i other2 = _mm256_set1_epi32((int)0x80008080), other3 = _mm256_set1_epi32(0x00808080);
-    __m256i v0 = _mm256_shuffle_epi8(x[0], _mm256_or_si256(at, other0));
-    __m256i v1 = _mm256_shuffle_epi8(x[1], _mm256_or_si256(at, other1));
-    __m256i v2 = _mm256_shuffle_epi8(x[2], _mm256_or_si256(at, other2));
-    __m256i v3 = _mm256_shuffle_epi8(x[3], _mm256_or_si256(at, other3));
-    return _mm256_or_si256(_mm256_or_si256(v0, v1), _mm256_or_si256(v2, v3));
-}
-
-/* Sums in 16 bits, two a matrix row. */
+    __m256i index[2], weight[2];
+} pair;
 typedef struct {
-    __m256i total, negative;
-} sums;
+    __m256i blocks[2]; /* 0 and 1, 2 and 3; a half each; a byte a row */
+} strip_bytes;
 
-INLINE void add_half(const half_parts *p, const int8_t *x, sums *sum)
+INLINE strip_bytes transposed(__m256i rows0, __m256i rows8)
 {
-    const __m256i one = _mm256_set1_epi8(1);
-    __m256i window[4];
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; k++)
-        window[k] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(x + 16 * k)));
-    __m256i xa = look_up(window, p->a), xb = look_up(window, p->b);
-    __m256i all = _mm256_add_epi16(_mm256_maddubs_epi16(one, xa), _mm256_maddubs_epi16(one, xb));
-    __m256i neg = _mm256_add_epi16(_mm256_maddubs_epi16(one, _mm256_and_si256(xa, p->neg_a)),
-                                   _mm256_maddubs_epi16(one, _mm256_and_si256(xb, p->neg_b)));
-    sum->total = _mm256_add_epi16(sum->total, all);
-    sum->negative = _mm256_add_epi16(sum->negative, neg);
+    const __m256i by_block = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m256i a = _mm256_shuffle_epi8(rows0, by_block), b = _mm256_shuffle_epi8(rows8, by_block);
+    return (strip_bytes){{_mm256_permute4x64_epi64(_mm256_unpacklo_epi32(a, b), 0xd8),
+                          _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(a, b), 0xd8)}};
 }
 
-INLINE __m256i widened(__m256i sum32, __m256i sum16)
+/* The strip's signs, bit 4r + k: 0x40 in a byte where it is set, in the order of transposed(). */
+INLINE strip_bytes transposed_signs(const uint8_t *at)
 {
-    return _mm256_add_epi32(sum32, _mm256_madd_epi16(sum16, _mm256_set1_epi16(1)));
+    const __m256i byte_of = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 2, 2, 3, 3, 6, 6, 7, 7));
+    const __m256i bit01 = _mm256_setr_epi64x(0x1001100110011001, 0x1001100110011001, 0x2002200220022002,
+                                             0x2002200220022002);
+    const __m256i bit23 = _mm256_slli_epi16(bit01, 2), sign = _mm256_set1_epi8(0x40);
+    int64_t signs;
+    __builtin_memcpy(&signs, at, 8);
+    __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi64x(signs), byte_of);
+    return (strip_bytes){{_mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit01), bit01), sign),
+                          _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit23), bit23), sign)}};
+}
+
+/* v: sign << 6 | place << 2; second, the same for each row's other nonzero, or NULL. What is beside the place does not disturb a shuffle
+ * (bits 4-6), and bit 7 comes out as 0. */
+INLINE pair make_pair(const bool symmetric, __m256i v, const __m256i *second)
+{
+    const __m256i one = _mm256_set1_epi8(1), sign = _mm256_set1_epi8(0x10);
+    __m256i a = _mm256_srli_epi16(v, 2), b = second ? _mm256_srli_epi16(*second, 2) : a;
+    pair p = {.index = {_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)}};
+    for (int i = 0; i < 2; i++) {
+        __m256i negative = _mm256_cmpeq_epi8(_mm256_and_si256(p.index[i], sign), sign);
+        p.weight[i] = symmetric ? _mm256_or_si256(negative, one) : _mm256_and_si256(negative, one);
+        if (!second) p.weight[i] = _mm256_and_si256(p.weight[i], _mm256_set1_epi16(0xff));
+    }
+    return p;
+}
+
+INLINE __m256i without_low_bits(__m256i v)
+{
+    return _mm256_and_si256(v, _mm256_set1_epi8(0x3c));
+}
+
+INLINE __m256i rotated_by_4(__m256i v)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    return _mm256_or_si256(_mm256_and_si256(low, _mm256_srli_epi16(v, 4)),
+                           _mm256_andnot_si256(low, _mm256_slli_epi16(v, 4)));
+}
+
+/* out[pair][blocks] */
+INLINE void take_apart(const uint32_t n, const bool symmetric, const uint8_t *unit, uint32_t strip,
+                       pair out[MAX_PAIRS][2])
+{
+    const strip_bytes sign = transposed_signs(unit + fs_blocked_signs_at(n) + FS_BLOCKED_STRIP_SIGNS * strip);
+    strip_bytes nibble = sign, codes = sign;
+    if (n % 2) {
+        const uint8_t *at = unit + fs_blocked_nibbles_at(n) + FS_BLOCKED_STRIP_NIBBLES * strip;
+        __m256i both = _mm256_loadu_si256((const __m256i *)at);
+        nibble = transposed(without_low_bits(_mm256_slli_epi16(both, 2)),
+                            without_low_bits(_mm256_srli_epi16(both, 2)));
+    }
+    if (n >= 2) {
+        const uint8_t *at = unit + FS_BLOCKED_STRIP_CODES * strip;
+        codes = transposed(_mm256_loadu_si256((const __m256i *)at),
+                           _mm256_loadu_si256((const __m256i *)(at + 32)));
+    }
+    for (int b = 0; b < 2; b++) {
+        if (n == 1) {
+            out[0][b] = make_pair(symmetric, _mm256_or_si256(nibble.blocks[b], sign.blocks[b]), NULL);
+            continue;
+        }
+        __m256i first = _mm256_or_si256(without_low_bits(codes.blocks[b]), sign.blocks[b]);
+        __m256i second = _mm256_sub_epi8(first, without_low_bits(rotated_by_4(codes.blocks[b])));
+        out[0][b] = make_pair(symmetric, first, &second);
+        if (n == 3) out[1][b] = make_pair(symmetric, _mm256_sub_epi8(second, nibble.blocks[b]), NULL);
+    }
+}
+
+/* 16 sums of 32 bits, rows in order. */
+typedef struct {
+    __m256i rows[2];
+} sums32;
+
+/* The two blocks of each row added up. */
+INLINE __m256i widened(__m256i sum16)
+{
+    return _mm256_add_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum16)),
+                            _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum16, 1)));
+}
+
+INLINE sums32 joined(const __m256i sum16[2])
+{
+    __m256i a = widened(sum16[0]), b = widened(sum16[1]);
+    return (sums32){{_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31)}};
 }
 
 INLINE __m256 widen_scales(const uint8_t *bf16)
@@ -72,58 +125,170 @@ INLINE __m256 widen_scales(const uint8_t *bf16)
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 
-/* scales: at the half's first row of pos. */
-INLINE void finish(const uint8_t *scales, __m256i total, __m256i negative, float x_scale, float *y)
+/* scales: the strip's first pos. sums: P - N if symmetric, else P + N, then N. */
+INLINE void finish(const bool symmetric, const uint8_t *scales, const int32_t *sums, float x_scale, float *y)
 {
-    __m256 p = _mm256_cvtepi32_ps(_mm256_sub_epi32(total, negative)), n = _mm256_cvtepi32_ps(negative);
-    __m256 pos = _mm256_mul_ps(widen_scales(scales), p),
-           neg = _mm256_mul_ps(widen_scales(scales + 2 * GROUP_ROWS), n);
-    _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_set1_ps(x_scale), _mm256_add_ps(pos, neg)));
+    for (int half = 0; half < 2; half++, scales += 16, sums += 8, y += 8) {
+        __m256i total = _mm256_load_si256((const __m256i *)sums),
+                negative = _mm256_load_si256((const __m256i *)(sums + 16));
+        __m256 pos = widen_scales(scales), sum;
+        if (symmetric) {
+            sum = _mm256_mul_ps(pos, _mm256_cvtepi32_ps(total));
+        } else {
+            __m256 neg = widen_scales(scales + FS_BLOCKED_SCALE_BYTES);
+            sum = _mm256_add_ps(_mm256_mul_ps(pos, _mm256_cvtepi32_ps(_mm256_sub_epi32(total, negative))),
+                                _mm256_mul_ps(neg, _mm256_cvtepi32_ps(negative)));
+        }
+        _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_set1_ps(x_scale), sum));
+    }
 }
 
-/* rows (1 to TILE, a constant where this is inlined) rows of x with 8 rows of the group. */
-INLINE void multiply_tile(const uint8_t *group, uint32_t half, uint32_t num_units, const int8_t *const *x,
-                          const float *x_scale, float *const *y, size_t y_at, const uint32_t rows)
+INLINE void add_sums(int32_t *sums, sums32 more, bool begin)
 {
-    __m256i total[TILE], negative[TILE];
-    for (uint32_t r = 0; r < rows; r++) total[r] = negative[r] = _mm256_setzero_si256();
-    for (uint32_t u = 0; u < num_units;) {
-        uint32_t end = num_units - u > UNITS_IN_16_BITS ? u + UNITS_IN_16_BITS : num_units;
-        sums sum[TILE] = {0};
-        for (; u < end; u++) {
-            const uint8_t *unit = group + FS_BLOCKED_SCALE_BYTES + (size_t)u * UNIT;
-            half_parts p = take_apart(unit + 32 * half, unit + FS_BLOCKED_2_16_SIGNS + 4 * half);
+    for (int i = 0; i < 2; i++) {
+        __m256i *at = (__m256i *)(sums + 8 * i);
+        __m256i before = begin ? _mm256_setzero_si256() : _mm256_load_si256(at);
+        _mm256_store_si256(at, _mm256_add_epi32(before, more.rows[i]));
+    }
+}
+
+/* A lone row is not biased: its values are the second factor, which has a sign; if symmetric, they take the weight's. */
+INLINE void add_lone(const uint32_t n, const bool symmetric, pair p[MAX_PAIRS][2], const uint8_t *x,
+                     __m256i total[2], __m256i negative[2])
+{
+    const __m256i one = _mm256_set1_epi8(1), only_first = _mm256_set1_epi16(1);
+#pragma GCC unroll 2
+    for (uint32_t j = 0; j < NUM_PAIRS(n); j++) {
+        __m256i counted = n % 2 && j + 1 == NUM_PAIRS(n) ? only_first : one;
 #pragma GCC unroll 4
-            for (uint32_t r = 0; r < rows; r++)
-                add_half(&p, x[r] + (size_t)u * FS_BLOCKED_UNIT_COLS, &sum[r]);
-        }
-        for (uint32_t r = 0; r < rows; r++) {
-            total[r] = widened(total[r], sum[r].total);
-            negative[r] = widened(negative[r], sum[r].negative);
+        for (uint32_t bi = 0; bi < 4; bi++) {
+            const uint32_t b = bi / 2, i = bi % 2;
+            __m256i found = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)(x + 32 * b)),
+                                                p[j][b].index[i]);
+            if (symmetric) {
+                found = _mm256_sign_epi8(found, p[j][b].weight[i]);
+            } else {
+                __m256i minus = _mm256_maddubs_epi16(p[j][b].weight[i], found);
+                negative[i] = _mm256_add_epi16(negative[i], minus);
+            }
+            total[i] = _mm256_add_epi16(total[i], _mm256_maddubs_epi16(counted, found));
         }
     }
-    for (uint32_t r = 0; r < rows; r++)
-        finish(group + 2 * HALF_ROWS * half, total[r], negative[r], x_scale[r], y[r] + y_at);
 }
 
-static void multiply_half(const uint8_t *group, uint32_t half, uint32_t num_units, const int8_t *const *x,
-                          const float *x_scale, float *const *y, size_t y_at, uint32_t num_rows)
+INLINE void multiply_lone_strip(const uint32_t n, const bool symmetric, const uint8_t *group, uint32_t strip,
+                                uint32_t num_units, const uint8_t *x, float x_scale, float *y)
 {
-    uint32_t r = 0;
-    for (; num_rows - r >= 4; r += 4)
-        multiply_tile(group, half, num_units, x + r, x_scale + r, y + r, y_at, 4);
-    for (; r < num_rows; r++) multiply_tile(group, half, num_units, x + r, x_scale + r, y + r, y_at, 1);
+    _Alignas(32) int32_t sums[32] = {0};
+    const uint8_t *unit = group + fs_blocked_scales(symmetric);
+    for (uint32_t u = 0; u < num_units;) {
+        uint32_t end = num_units - u < PANEL_UNITS ? num_units : u + PANEL_UNITS;
+        __m256i total[2] = {0}, negative[2] = {0};
+        for (; u < end; u++, unit += fs_blocked_unit_bytes(n), x += FS_BLOCKED_UNIT_COLS) {
+            pair p[MAX_PAIRS][2];
+            take_apart(n, symmetric, unit, strip, p);
+            add_lone(n, symmetric, p, x, total, negative);
+        }
+        add_sums(sums, joined(total), false);
+        if (!symmetric) add_sums(sums + 16, joined(negative), false);
+    }
+    finish(symmetric, group + 32 * strip, sums, x_scale, y);
 }
 
-static void blocked_2_16(const fs_sub1_matrix *w, uint32_t first, uint32_t count, const int8_t *const *x,
-                         const float *x_scale, float *const *y, uint32_t num_rows)
+INLINE void multiply_lone(const uint32_t n, const bool symmetric, const uint8_t *group, uint32_t num_units,
+                          const uint8_t *x, float x_scale, float *y)
 {
-    uint32_t num_units = w->padded_cols / FS_BLOCKED_UNIT_COLS;
-    size_t group_bytes = FS_BLOCKED_SCALE_BYTES + (size_t)num_units * UNIT;
-    for (uint32_t g = first; g < first + count; g++)
-        for (uint32_t half = 0; half < 2; half++)
-            multiply_half(w->payload + g * group_bytes, half, num_units, x, x_scale, y,
-                          (size_t)g * GROUP_ROWS + half * HALF_ROWS, num_rows);
+    for (uint32_t s = 0; s < FS_BLOCKED_STRIPS; s++)
+        multiply_lone_strip(n, symmetric, group, s, num_units, x, x_scale, y + 16 * s);
+}
+
+INLINE void take_apart_panel(const uint32_t n, const bool symmetric, const uint8_t *unit, uint32_t strip,
+                             uint32_t num_units, uint8_t *parts, int32_t *bias)
+{
+    const __m256i x_bias = _mm256_set1_epi8((char)128);
+    __m256i weighted[2] = {0};
+    pair(*p)[2] = (pair(*)[2])parts;
+    for (uint32_t u = 0; u < num_units; u++, unit += fs_blocked_unit_bytes(n), p += NUM_PAIRS(n)) {
+        pair made[MAX_PAIRS][2];
+        take_apart(n, symmetric, unit, strip, made);
+        for (uint32_t j = 0; j < NUM_PAIRS(n); j++) {
+            for (int bi = 0; bi < 4; bi++) {
+                __m256i weight = made[j][bi / 2].weight[bi % 2];
+                weighted[bi % 2] = _mm256_add_epi16(weighted[bi % 2], _mm256_maddubs_epi16(x_bias, weight));
+            }
+            p[j][0] = made[j][0];
+            p[j][1] = made[j][1];
+        }
+    }
+    __m256i all = _mm256_set1_epi32((int32_t)(128 * 4 * n * num_units));
+    sums32 by_weight = joined(weighted);
+    add_sums(bias, symmetric ? by_weight : (sums32){{all, all}}, true);
+    add_sums(bias + 16, by_weight, true);
+}
+
+INLINE sums32 minus_bias(const __m256i sum16[2], const int32_t *bias)
+{
+    sums32 s = joined(sum16);
+    for (int i = 0; i < 2; i++)
+        s.rows[i] = _mm256_sub_epi32(s.rows[i], _mm256_load_si256((const __m256i *)(bias + 8 * i)));
+    return s;
+}
+
+/* rows of x (a constant, few enough for the registers), of the `stride` / 64 that a tile has. */
+INLINE void add_rows(const uint32_t n, const bool symmetric, const uint32_t rows, pair (*p)[2],
+                     uint32_t num_units, const uint8_t *x, uint32_t stride, const int32_t *bias, bool begin,
+                     int32_t *sums)
+{
+    const __m256i one = _mm256_set1_epi8(1), only_first = _mm256_set1_epi16(1);
+    __m256i total[4][2] = {{{0}}}, negative[4][2] = {{{0}}};
+    for (uint32_t u = 0; u < num_units; u++, p += NUM_PAIRS(n), x += stride) {
+#pragma GCC unroll 8
+        for (uint32_t jbi = 0; jbi < 4 * NUM_PAIRS(n); jbi++) {
+            const uint32_t j = jbi / 4, b = jbi / 2 % 2, i = jbi % 2;
+            __m256i index = p[j][b].index[i], weight = p[j][b].weight[i];
+            __m256i counted = n % 2 && j + 1 == NUM_PAIRS(n) ? only_first : one;
+#pragma GCC unroll 4
+            for (uint32_t r = 0; r < rows; r++) {
+                __m256i window = _mm256_load_si256((const __m256i *)(x + 64 * r + 32 * b));
+                __m256i found = _mm256_shuffle_epi8(window, index),
+                        weighted = _mm256_maddubs_epi16(found, weight);
+                if (symmetric) {
+                    total[r][i] = _mm256_add_epi16(total[r][i], weighted);
+                } else {
+                    total[r][i] = _mm256_add_epi16(total[r][i], _mm256_maddubs_epi16(found, counted));
+                    negative[r][i] = _mm256_add_epi16(negative[r][i], weighted);
+                }
+            }
+        }
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        add_sums(sums + 32 * r, minus_bias(total[r], bias), begin);
+        if (!symmetric) add_sums(sums + 32 * r + 16, minus_bias(negative[r], bias + 16), begin);
+    }
+}
+
+INLINE void add_tile(const uint32_t n, const bool symmetric, const uint32_t rows, uint8_t *parts,
+                     uint32_t num_units, const uint8_t *x, const int32_t *bias, bool begin, int32_t *sums)
+{
+    const uint32_t most = symmetric ? 4 : 2, at_once = rows < most ? rows : most;
+    for (uint32_t r = 0; r < rows; r += at_once)
+        add_rows(n, symmetric, at_once, (pair(*)[2])parts, num_units, x + 64 * r, 64 * rows, bias, begin,
+                 sums + 32 * r);
+}
+
+#include "sub1/blocked_wide.h"
+
+static void arrange(const fs_sub1_x *x, uint32_t first, uint8_t *arranged)
+{
+    uint32_t tile = fs_sub1_tile(x->num_rows, first);
+    const __m256i flip = _mm256_set1_epi8((char)(x->num_rows == 1 ? 0 : 128)), least = _mm256_set1_epi8(-127);
+    uint8_t *out = arranged + (size_t)first * x->padded_cols;
+    for (uint32_t c = 0; c < x->padded_cols; c += 64)
+        for (uint32_t i = 0; i < 2 * tile; i++, out += 32) {
+            const int8_t *from = x->row[first + i / 2] + c + 32 * (i % 2);
+            __m256i v = _mm256_max_epi8(_mm256_loadu_si256((const __m256i *)from), least);
+            _mm256_store_si256((__m256i *)out, _mm256_xor_si256(v, flip));
+        }
 }
 
 static bool usable(void)
@@ -131,5 +296,6 @@ static bool usable(void)
     return __builtin_cpu_supports("avx2");
 }
 
-const fs_sub1_kernels fs_sub1_kernels_avx2 = {"avx2", usable, blocked_2_16};
+const fs_sub1_kernels fs_sub1_kernels_avx2 = {
+    .name = "avx2", .usable = usable, .arrange = arrange, .blocked = blocked, .free = fs_free_avx2};
 #endif

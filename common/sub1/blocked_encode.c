@@ -1,10 +1,19 @@
-/* common/sub1/blocked_encode.c: a matrix that is already ternary and 2:16, into a blob; anything else is refused. */
+/* common/sub1/blocked_encode.c: a matrix that is already ternary and N:16, into a blob; anything else is refused. */
 #include <math.h>
 #include <string.h>
 
-#include "sub1/sub1_int.h"
+#include "sub1/blocked_int.h"
 
-enum { GROUP_ROWS = FS_SUB1_GROUP_ROWS, UNIT = FS_BLOCKED_2_16_UNIT, BLOCK = FS_BLOCKED_BLOCK_COLS };
+enum { GROUP_ROWS = FS_BLOCKED_GROUP_ROWS, UNIT_COLS = FS_BLOCKED_UNIT_COLS, BLOCK = FS_BLOCKED_BLOCK_COLS };
+
+/* A matrix on its way into a blob. */
+typedef struct {
+    const float *w;
+    uint32_t rows, cols, n;
+    bool symmetric;
+    uint8_t *payload;
+    fs_detail *detail;
+} encoder;
 
 static bool is_bf16(float v)
 {
@@ -13,8 +22,7 @@ static bool is_bf16(float v)
     return (bits & 0xffff) == 0;
 }
 
-/* The row's one positive and one negative value; 0 where it has none. -0 counts as zero. */
-static fs_status find_scales(const float *w, uint32_t row, uint32_t cols, float scale[2], fs_detail *detail)
+fs_status fs_sub1_find_scales(const float *w, uint32_t row, uint32_t cols, float scale[2], fs_detail *detail)
 {
     scale[0] = scale[1] = 0;
     for (uint32_t c = 0; c < cols; c++) {
@@ -33,60 +41,121 @@ static fs_status find_scales(const float *w, uint32_t row, uint32_t cols, float 
     return FS_OK;
 }
 
-/* One row of one block: the byte of positions, and the sign bit. */
-static fs_status encode_block(const float *w, uint32_t row, uint32_t col, uint8_t *byte, bool *sign,
-                              fs_detail *detail)
+/* The block's n nonzeros, lowest first. Where it has columns of padding, what is missing goes to the first of those. */
+static fs_status find_nonzeros(const encoder *e, uint32_t row, uint32_t col, fs_blocked_block *out)
 {
-    uint32_t at[2], count = 0;
-    for (uint32_t c = 0; c < BLOCK; c++) {
+    const float *w = e->w + (size_t)row * e->cols + col;
+    uint32_t left = e->cols - col < BLOCK ? e->cols - col : BLOCK, count = 0;
+    for (uint32_t c = 0; c < left; c++) {
         if (w[c] == 0) continue;
-        if (count == 2)
-            return fs_fail(detail, FS_INVALID,
-                           "row %u, column %u: a third nonzero in columns %u to %u, 2:16 has 2", row, col + c,
-                           col, col + BLOCK - 1);
-        at[count++] = c;
+        if (count == e->n)
+            return fs_fail(e->detail, FS_INVALID,
+                           "row %u, column %u: more than %u nonzeros in columns %u to %u, %u:16 has %u", row,
+                           col + c, e->n, col, col + left - 1, e->n, e->n);
+        out->at[count] = c;
+        out->negative[count++] = w[c] < 0;
     }
-    if (count < 2)
-        return fs_fail(detail, FS_INVALID, "row %u, column %u: %u nonzeros in columns %u to %u, 2:16 has 2",
-                       row, col, count, col, col + BLOCK - 1);
-    bool i_neg = w[at[0]] < 0, j_neg = w[at[1]] < 0;
-    *byte = (uint8_t)(i_neg ? at[1] | at[0] << 4
-                            : at[0] | at[1] << 4); /* the order says the first one's sign */
-    *sign = j_neg;
+    if (e->n - count > BLOCK - left)
+        return fs_fail(e->detail, FS_INVALID,
+                       "row %u, column %u: %u nonzeros in columns %u to %u, %u:16 has %u", row, col, count,
+                       col, col + left - 1, e->n, e->n);
+    for (uint32_t c = left; count < e->n; c++) {
+        out->at[count] = c;
+        out->negative[count++] = false;
+    }
     return FS_OK;
 }
 
-static fs_status encode_row(const float *w, uint32_t row, uint32_t cols, uint8_t *group, fs_detail *detail)
+/* In which order the places are written, so that the signs come out: walking from one to the next, passing column 0 downwards (which is
+ * where the next is higher) changes the sign. For three, four of the six orders do; the other two would repeat one of them. */
+static void order_of(uint32_t n, const bool negative[FS_BLOCKED_MAX_N], uint32_t order[FS_BLOCKED_MAX_N])
 {
-    float scale[2];
-    fs_status st = find_scales(w, row, cols, scale, detail);
-    if (st != FS_OK) return st;
-    uint32_t r = row % GROUP_ROWS;
-    for (uint32_t i = 0; i < 2; i++) {
-        fs_bf16 v = fs_f32_to_bf16(scale[i]); /* exact: find_scales saw to it */
-        group[2 * (GROUP_ROWS * i + r)] = (uint8_t)v;
-        group[2 * (GROUP_ROWS * i + r) + 1] = (uint8_t)(v >> 8);
+    static const uint32_t same[] = {2, 1, 0}, first[] = {0, 2, 1}, middle[] = {0, 1, 2}, last[] = {1, 0, 2};
+    const uint32_t *chosen = same;
+    if (n == 3 && negative[0] != negative[1])
+        chosen = negative[1] == negative[2] ? first : middle;
+    else if (n == 3 && negative[1] != negative[2])
+        chosen = last;
+    for (uint32_t j = 0; j < n && n == 3; j++) order[j] = chosen[j];
+    if (n == 2) order[0] = negative[0] == negative[1], order[1] = !order[0];
+    if (n == 1) order[0] = 0;
+}
+
+/* b: lowest place first. */
+static void put_block(uint32_t n, uint8_t *unit, uint32_t row, uint32_t k, const fs_blocked_block *b)
+{
+    uint32_t order[FS_BLOCKED_MAX_N] = {0}, i = 4 * row + k, in_strip = i % 64;
+    order_of(n, b->negative, order);
+    uint32_t at = b->at[order[0]], way = (at - b->at[order[n > 1]]) & 15;
+    uint32_t nibble = n == 1 ? at : (b->at[order[1]] - b->at[order[2]]) & 15;
+    if (n >= 2) unit[i] = (uint8_t)(way >> 2 | at << 2 | way << 6);
+    uint8_t *nibbles = unit + fs_blocked_nibbles_at(n) +
+                       row / FS_BLOCKED_STRIP_ROWS * FS_BLOCKED_STRIP_NIBBLES;
+    if (n % 2) nibbles[in_strip % 32] |= (uint8_t)(nibble << in_strip / 32 * 4);
+    unit[fs_blocked_signs_at(n) + i / 8] |= (uint8_t)(b->negative[order[0]] << i % 8);
+}
+
+static fs_status encode_unit(const encoder *e, uint32_t first_row, uint32_t first_col, uint8_t *unit)
+{
+    memset(unit, 0, fs_blocked_unit_bytes(e->n));
+    for (uint32_t i = 0; i < 4 * GROUP_ROWS; i++) {
+        uint32_t row = first_row + i / 4, col = first_col + i % 4 * BLOCK;
+        fs_blocked_block b = {.at = {0, 1, 2}};
+        if (row < e->rows && col < e->cols) {
+            fs_status st = find_nonzeros(e, row, col, &b);
+            if (st != FS_OK) return st;
+        }
+        put_block(e->n, unit, i / 4, i % 4, &b);
     }
-    for (uint32_t col = 0; col < cols; col += BLOCK) {
-        uint8_t *unit = group + FS_BLOCKED_SCALE_BYTES + (size_t)(col / FS_BLOCKED_UNIT_COLS) * UNIT;
-        uint32_t i = 4 * r + col % FS_BLOCKED_UNIT_COLS / BLOCK;
-        bool sign = false;
-        st = encode_block(w + col, row, col, &unit[i], &sign, detail);
+    return FS_OK;
+}
+
+static void put_scale(uint8_t *scales, uint32_t index, float scale)
+{
+    fs_bf16 v = fs_f32_to_bf16(scale); /* exact: fs_sub1_find_scales saw to it */
+    scales[2 * index] = (uint8_t)v;
+    scales[2 * index + 1] = (uint8_t)(v >> 8);
+}
+
+static fs_status encode_scales(const encoder *e, uint32_t first_row, uint8_t *group)
+{
+    memset(group, 0, fs_blocked_scales(e->symmetric));
+    for (uint32_t r = 0; r < GROUP_ROWS && first_row + r < e->rows; r++) {
+        float scale[2];
+        fs_status st = fs_sub1_find_scales(e->w + (size_t)(first_row + r) * e->cols, first_row + r, e->cols,
+                                           scale, e->detail);
         if (st != FS_OK) return st;
-        unit[FS_BLOCKED_2_16_SIGNS + i / 8] |= (uint8_t)(sign << i % 8);
+        put_scale(group, r, e->symmetric && scale[1] < 0 ? -scale[1] : scale[0]);
+        if (!e->symmetric) put_scale(group, GROUP_ROWS + r, scale[1]);
     }
     return FS_OK;
 }
 
-/* A group of nothing but padding. */
-static void clear_group(uint8_t *group, uint32_t cols)
+static fs_status encode(const encoder *e)
 {
-    memset(group, 0, FS_BLOCKED_SCALE_BYTES);
-    uint8_t *unit = group + FS_BLOCKED_SCALE_BYTES;
-    for (uint32_t col = 0; col < cols; col += FS_BLOCKED_UNIT_COLS, unit += UNIT) {
-        memset(unit, FS_BLOCKED_2_16_PADDING, FS_BLOCKED_2_16_SIGNS);
-        memset(unit + FS_BLOCKED_2_16_SIGNS, 0, UNIT - FS_BLOCKED_2_16_SIGNS);
+    uint8_t *at = e->payload;
+    for (uint32_t row = 0; row < e->rows; row += GROUP_ROWS) {
+        fs_status st = encode_scales(e, row, at);
+        at += fs_blocked_scales(e->symmetric);
+        for (uint32_t col = 0; st == FS_OK && col < e->cols;
+             col += UNIT_COLS, at += fs_blocked_unit_bytes(e->n))
+            st = encode_unit(e, row, col, at);
+        if (st != FS_OK) return st;
     }
+    return FS_OK;
+}
+
+/* Whether one scale a row does. */
+static fs_status find_symmetry(encoder *e)
+{
+    e->symmetric = true;
+    for (uint32_t row = 0; row < e->rows && e->symmetric; row++) {
+        float scale[2];
+        fs_status st = fs_sub1_find_scales(e->w + (size_t)row * e->cols, row, e->cols, scale, e->detail);
+        if (st != FS_OK) return st;
+        e->symmetric = scale[0] == 0 || scale[1] == 0 || scale[0] == -scale[1];
+    }
+    return FS_OK;
 }
 
 fs_status fs_sub1_encode_blocked(const float *w, uint32_t rows, uint32_t cols, uint32_t n, uint32_t m,
@@ -94,17 +163,16 @@ fs_status fs_sub1_encode_blocked(const float *w, uint32_t rows, uint32_t cols, u
 {
     const fs_sub1_codec *codec = fs_sub1_codec_find(FS_SUB1_BLOCKED, n, m);
     if (!codec) return fs_fail(detail, FS_INVALID, "blocked %u:%u is not a format of this build", n, m);
-    size_t bytes = fs_sub1_blob_bytes(FS_SUB1_BLOCKED, n, m, rows, cols);
-    if (bytes == 0)
-        return fs_fail(detail, FS_INVALID, "%u x %u: rows and columns are 1 to %u, columns a multiple of %u",
-                       rows, cols, FS_SUB1_MAX_DIM, m);
-    size_t group_bytes = (bytes - FS_SUB1_HEADER_BYTES) / (fs_sub1_round_up(rows, GROUP_ROWS) / GROUP_ROWS);
-    for (uint32_t row = 0; row < rows; row++) {
-        uint8_t *group = out + FS_SUB1_HEADER_BYTES + row / GROUP_ROWS * group_bytes;
-        if (row % GROUP_ROWS == 0) clear_group(group, cols);
-        fs_status st = encode_row(w + (size_t)row * cols, row, cols, group, detail);
-        if (st != FS_OK) return st;
-    }
-    fs_sub1_seal(codec, rows, cols, out);
+    size_t most = fs_sub1_blob_bytes(FS_SUB1_BLOCKED, n, m, rows, cols);
+    if (most == 0)
+        return fs_fail(detail, FS_INVALID, "%u x %u: rows and columns are 1 to %u", rows, cols,
+                       FS_SUB1_MAX_DIM);
+    encoder e = {w, rows, cols, n, false, out + FS_SUB1_HEADER_BYTES, detail};
+    fs_status st = find_symmetry(&e);
+    if (st == FS_OK) st = encode(&e);
+    if (st != FS_OK) return st;
+    size_t payload = codec->payload_bytes(codec, rows, cols, e.symmetric);
+    memset(e.payload + payload, 0, most - FS_SUB1_HEADER_BYTES - payload);
+    fs_sub1_seal(codec, rows, cols, e.symmetric ? FS_SUB1_SYMMETRIC : 0, payload, out);
     return FS_OK;
 }

@@ -104,23 +104,23 @@ def write_checkpoint(path, tensors, shards=1, **sizes):
 
 def decode(blob):
     """The blob's weights as bfloat16 bits, by docs/formats.md and not by our C."""
-    assert blob[:8] == b"FSB1\x01\x01\x02\x10"
-    rows, cols = struct.unpack("<II", blob[8:16])
+    assert blob[:8] == b"FSB1\x02\x01\x02\x10"
+    rows, cols, flags = struct.unpack("<III", blob[8:20])
     w, at = np.zeros((rows, cols), np.uint16), 64
-    for group in range(0, rows, 16):
-        scales = np.frombuffer(blob, np.uint16, 32, at).reshape(2, 16)
-        at += 64
+    for group in range(0, rows, 64):
+        scales = np.frombuffer(blob, np.uint16, 64 if flags & 1 else 128, at)
+        scales = np.stack([scales, scales | 0x8000]) if flags & 1 else scales.reshape(2, 64)
+        at += 128 if flags & 1 else 256
         for first in range(0, cols, 64):
-            signs = struct.unpack("<Q", blob[at + 64:at + 72])[0]
-            for i in range(64):
+            for i in range(256):
                 row, col = group + i // 4, first + i % 4 * 16
                 if row >= rows or col >= cols:
                     continue
-                a, b, s = blob[at + i] & 15, blob[at + i] >> 4, signs >> i & 1
-                o = a > b
-                w[row, col + a] = scales[int(o and s), i // 4]
-                w[row, col + b] = scales[int(o or s), i // 4]
-            at += 72
+                code, sign = blob[at + i], blob[at + 256 + i // 8] >> i % 8 & 1
+                place, way = code >> 2 & 15, code >> 6 | (code & 3) << 2
+                w[row, col + place] = scales[sign, i // 4]
+                w[row, col + (place - way) % 16] = scales[sign ^ (way > place), i // 4]
+            at += 288
     return w
 
 
