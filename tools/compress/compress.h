@@ -8,6 +8,7 @@
 #include "compute/pool.h"
 #include "model/config.h"
 #include "model/safetensors.h"
+#include "sub1/files.h"
 
 /* Whether the user asked to stop (SIGINT, SIGTERM). Whoever works long asks between pieces and returns FS_CANCELLED. */
 bool fs_compress_stopped(void);
@@ -19,10 +20,14 @@ typedef struct {
     json_t *weight_map;         /* tensor name -> file name */
     uint64_t tensor_bytes, file_bytes;
     bool staged, committed;
+    bool keep; /* fini leaves what was not committed: an earlier run's, or a later one goes on from it */
 } fs_output;
 
-/* FS_INVALID: OUT or OUT.incomplete is there already; FS_IO. The caller calls fini in any case. path: copied. */
-FS_MUST_USE fs_status fs_output_begin(const char *path, fs_output *out, fs_detail *detail);
+/* FS_INVALID: OUT is there already, or OUT.incomplete is and resume does not say to go on with it; FS_IO. The caller calls fini in any case.
+ * path: copied. */
+FS_MUST_USE fs_status fs_output_begin(const char *path, bool resume, fs_output *out, fs_detail *detail);
+/* Removes an earlier run's files from the staged directory, but for the journal and what it tells of. */
+void fs_output_clean(const fs_output *out);
 /* staging/name, in the arena; NULL: no memory. */
 const char *fs_output_file(fs_output *out, const char *name);
 /* Notes for the index that the tensor is in the file. */
@@ -59,11 +64,22 @@ typedef struct {
 FS_MUST_USE fs_status fs_pack_lossless(const fs_input *in, fs_pool *pool, fs_output *out, fs_summary *summary,
                                        fs_detail *detail);
 
-/* config.json with its quantization_config, the index, and copies of the input's other small *.json files. */
-FS_MUST_USE fs_status fs_pack_json(const fs_input *in, fs_output *out, fs_summary *summary,
-                                   fs_detail *detail);
+/* Every tensor but the experts', as it is, to backbone-*.safetensors. */
+FS_MUST_USE fs_status fs_pack_backbone(const fs_input *in, fs_output *out, fs_summary *summary,
+                                       fs_detail *detail);
 
-/* Reads the staged directory as a process would and compares it with the input, weight for weight. FS_CORRUPT: not the same. */
+/* config.json with its quantization_config, the index, and copies of the input's other small *.json files. format: fs_sub1_format;
+ * n: of blocked n:16. */
+FS_MUST_USE fs_status fs_pack_json(const fs_input *in, uint32_t format, uint32_t n, fs_output *out,
+                                   fs_summary *summary, fs_detail *detail);
+
+/* Opens the staged directory as a process would: the backbone's tensors must be the input's, every expert must open, and check (worker:
+ * its memory) must find it good. */
+typedef fs_status fs_check_fn(void *arg, uint32_t worker, uint32_t layer, uint32_t expert,
+                              const fs_expert_range *range, const fs_expert *opened, fs_detail *detail);
+FS_MUST_USE fs_status fs_verify_written(const fs_input *in, const char *dir, fs_pool *pool,
+                                        fs_check_fn *check, void *arg, fs_detail *detail);
+/* The same, and the experts are the input's, weight for weight. FS_CORRUPT: not the same. */
 FS_MUST_USE fs_status fs_verify(const fs_input *in, const char *dir, fs_pool *pool, fs_detail *detail);
 
 /* Runs fn for the experts of one decoder layer, fs_num_workers at a time, and after each such batch (if not NULL) after(arg, count), on the

@@ -120,7 +120,8 @@ void fs_expert_job_destroy(fs_expert_job *job)
 /* ---- rows ---- */
 
 /* The h of the chunk's slots; on the served plane as int8 says it. */
-static fs_status gather(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, bool dense, fs_detail *detail)
+static fs_status gather(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, bool dense,
+                        fs_detail *detail)
 {
     const uint32_t top_k = j->config->top_k;
     for (uint32_t i = 0; i < count; i++) {
@@ -128,7 +129,8 @@ static fs_status gather(fs_expert_job *j, const fs_layer_rows *rows, uint32_t co
         const uint64_t row = j->slot[i] / top_k;
         fs_status st = fs_rows_read(&rows->stream->h[FS_PLANE_SERVED], row, 1, x, detail);
         if (st == FS_OK && dense)
-            st = fs_rows_read(&rows->stream->h[FS_PLANE_DENSE], row, 1, j->h[FS_PLANE_DENSE] + i * j->hidden, detail);
+            st = fs_rows_read(&rows->stream->h[FS_PLANE_DENSE], row, 1, j->h[FS_PLANE_DENSE] + i * j->hidden,
+                              detail);
         if (st != FS_OK) return st;
         int8_t *x8 = j->x8 + i * j->hidden_pad;
         j->x_scale[i] = j->kernels->quantize_i8(x, x8, j->hidden);
@@ -172,12 +174,13 @@ static fs_status load_weights(fs_expert_job *j, const fs_input *in, const fs_exp
     for (size_t i = 0; i < count; i++)
         if (!isfinite(j->w[i]))
             return fs_fail(detail, FS_INVALID, "%s: %s: row %zu, column %zu: %g is not finite",
-                           fs_tensors_file_path(in->tensors, t->file), t->name, i / cols, i % cols, (double)j->w[i]);
+                           fs_tensors_file_path(in->tensors, t->file), t->name, i / cols, i % cols,
+                           (double)j->w[i]);
     return FS_OK;
 }
 
-static fs_status open_dense(fs_expert_job *j, const fs_layer_rows *rows, uint32_t expert, fs_expert_range *range,
-                            fs_detail *detail)
+static fs_status open_dense(fs_expert_job *j, const fs_layer_rows *rows, uint32_t expert,
+                            fs_expert_range *range, fs_detail *detail)
 {
     const fs_input *in = rows->stream->in;
     free(j->widened);
@@ -187,8 +190,8 @@ static fs_status open_dense(fs_expert_job *j, const fs_layer_rows *rows, uint32_
 }
 
 /* One part of the moments: of gate and up (their input is h), or of down (its input is a). */
-static fs_status add_chunk(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, bool of_down, double weight,
-                           fs_moments *m, fs_detail *detail)
+static fs_status add_chunk(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, bool of_down,
+                           double weight, fs_moments *m, fs_detail *detail)
 {
     fs_status st = gather(j, rows, count, m->drift != NULL, detail);
     if (st != FS_OK) return st;
@@ -230,8 +233,9 @@ static fs_status gather_moments(fs_expert_job *j, const fs_layer_rows *rows, uin
 }
 
 fs_status fs_expert_job_quantise(fs_expert_job *j, const fs_layer_rows *rows, uint32_t expert,
-                                 const fs_quantise_rule rule[FS_NUM_EXPERT_PARTS], const fs_rate rate[FS_NUM_EXPERT_PARTS],
-                                 fs_expert_blobs *blobs, fs_expert_result *result, fs_detail *detail)
+                                 const fs_quantise_rule rule[FS_NUM_EXPERT_PARTS],
+                                 const fs_rate rate[FS_NUM_EXPERT_PARTS], fs_expert_blobs *blobs,
+                                 fs_expert_result *result, fs_detail *detail)
 {
     fs_expert_range range;
     fs_curvature curvature;
@@ -243,7 +247,8 @@ fs_status fs_expert_job_quantise(fs_expert_job *j, const fs_layer_rows *rows, ui
             fs_moments moments;
             fs_moments_init(&moments, (uint32_t)t->shape[1], rule[part].carry > 0, j->moments);
             st = gather_moments(j, rows, expert, part == FS_PART_DOWN, result, &moments, detail);
-            if (st == FS_OK) st = fs_curvature_make(&moments, rule[part].damping, &curvature, j->curvature, detail);
+            if (st == FS_OK)
+                st = fs_curvature_make(&moments, rule[part].damping, &curvature, j->curvature, detail);
             if (st != FS_OK) st = fs_fail_in(detail, st, "%s", t->name);
         }
         if (st != FS_OK) break;
@@ -252,8 +257,8 @@ fs_status fs_expert_job_quantise(fs_expert_job *j, const fs_layer_rows *rows, ui
         result->part[part] = (fs_matrix_result){rate[part], loss.energy > 0 ? loss.error / loss.energy : 0,
                                                 (double)loss.nonzeros / (double)(t->shape[0] * t->shape[1]),
                                                 curvature.damping, 0};
-        st = fs_blobs_encode(blobs, (fs_expert_part)part, rate[part], j->q, (uint32_t)t->shape[0], (uint32_t)t->shape[1],
-                             detail);
+        st = fs_blobs_encode(blobs, (fs_expert_part)part, rate[part], j->q, (uint32_t)t->shape[0],
+                             (uint32_t)t->shape[1], detail);
         if (st == FS_OK) st = fs_sub1_open(blobs->data[part], blobs->bytes[part], &j->sub1[part], detail);
         if (st != FS_OK) st = fs_fail_in(detail, st, "%s, quantised", t->name);
         result->part[part].bytes = blobs->bytes[part];
@@ -263,7 +268,8 @@ fs_status fs_expert_job_quantise(fs_expert_job *j, const fs_layer_rows *rows, ui
 
 /* ---- running ---- */
 
-static fs_status put(fs_expert_job *j, const fs_layer_rows *rows, int plane, uint32_t count, fs_detail *detail)
+static fs_status put(fs_expert_job *j, const fs_layer_rows *rows, int plane, uint32_t count,
+                     fs_detail *detail)
 {
     fs_status st = FS_OK;
     for (uint32_t i = 0; st == FS_OK && i < count; i++)
@@ -280,7 +286,8 @@ static fs_status run_chunk(fs_expert_job *j, const fs_layer_rows *rows, uint32_t
     st = put(j, rows, FS_PLANE_SERVED, count, detail);
     if (st != FS_OK) return st;
     dense_middle(j, count);
-    fs_matmul(NULL, j->kernels, &j->dense.dense[FS_PART_DOWN], j->a[FS_PLANE_DENSE], j->inter, j->y, j->hidden_pad, count);
+    fs_matmul(NULL, j->kernels, &j->dense.dense[FS_PART_DOWN], j->a[FS_PLANE_DENSE], j->inter, j->y,
+              j->hidden_pad, count);
     return put(j, rows, FS_PLANE_DENSE, count, detail);
 }
 

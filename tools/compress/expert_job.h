@@ -8,15 +8,15 @@
 /* What is known of a matrix afterwards. */
 typedef struct {
     fs_rate rate;
-    double error;    /* of the output's energy on the calibration rows: |W d - Q x|^2 / |W d|^2 */
-    double density;  /* nonzeros a weight */
+    double error;   /* of the output's energy on the calibration rows: |W d - Q x|^2 / |W d|^2 */
+    double density; /* nonzeros a weight */
     double damping;
-    uint64_t bytes;  /* of the blob with the padding behind it */
+    uint64_t bytes; /* of the blob with the padding behind it */
 } fs_matrix_result;
 
 typedef struct {
-    uint64_t num_rows;   /* calibration rows that the router sent here */
-    uint64_t borrowed;   /* rows of the layer's others that filled up too few */
+    uint64_t num_rows; /* calibration rows that the router sent here */
+    uint64_t borrowed; /* rows of the layer's others that filled up too few */
     fs_matrix_result part[FS_NUM_EXPERT_PARTS];
 } fs_expert_result;
 

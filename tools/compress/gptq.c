@@ -61,9 +61,12 @@ static float magnitude(const fs_quantise_rule *rule, const float *w, size_t cols
     if (rule->n == 0)
         base = sqrt(quadratic(w, w, cols) / (double)cols);
     else
-        for (size_t i = 0; i < cols; i += BLOCK) base += largest(w + i, rule->n) / (double)(rule->n * cols / BLOCK);
+        for (size_t i = 0; i < cols; i += BLOCK)
+            base += largest(w + i, rule->n) / (double)(rule->n * cols / BLOCK);
     float a = fs_bf16_to_f32(fs_f32_to_bf16((float)(rule->scale * base)));
-    return isfinite(a) && a >= 0x1p-100f ? a : 0x1p-100f; /* a row of zeros: a value that is a bf16 and changes nothing */
+    return isfinite(a) && a >= 0x1p-100f
+               ? a
+               : 0x1p-100f; /* a row of zeros: a value that is a bf16 and changes nothing */
 }
 
 /* ---- between rows and lanes ---- */
@@ -135,7 +138,8 @@ static void choose_in_order(const sweep *s, const float *u, const fs_lanes a, co
 }
 
 /* kept: -1 for each row's n columns of greatest w^2 / diagonal^2, infinity for the others. */
-static void choose_columns(uint32_t n, const float *diagonal, size_t step, const fs_lanes w[BLOCK], fs_lanes kept[BLOCK])
+static void choose_columns(uint32_t n, const float *diagonal, size_t step, const fs_lanes w[BLOCK],
+                           fs_lanes kept[BLOCK])
 {
     for (size_t l = 0; l < L; l++) {
         for (size_t j = 0; j < BLOCK; j++) kept[j][l] = INFINITY;
@@ -151,8 +155,8 @@ static void choose_columns(uint32_t n, const float *diagonal, size_t step, const
     }
 }
 
-static void choose(const sweep *s, size_t row, size_t col, const block_curvature *block, const fs_lanes w[BLOCK],
-                   fs_lanes q[BLOCK])
+static void choose(const sweep *s, size_t row, size_t col, const block_curvature *block,
+                   const fs_lanes w[BLOCK], fs_lanes q[BLOCK])
 {
     static const float ones[BLOCK] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     const fs_quantise_rule *rule = s->rule;
@@ -190,9 +194,9 @@ static void sweep_rows(sweep *s, size_t row, size_t col, size_t lazy, const bloc
 static void take_off(sweep *s, size_t lazy, size_t first, size_t count, size_t from, size_t to)
 {
     if (from >= to || s->rule->choose == FS_CHOOSE_NEAREST) return;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->padded_rows, (int)(to - from), (int)count, -1,
-                s->e + first, LAZY, s->curvature->u + (lazy + first) * s->cols + from, (int)s->cols, 1, s->w + from,
-                (int)s->cols);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->padded_rows, (int)(to - from), (int)count,
+                -1, s->e + first, LAZY, s->curvature->u + (lazy + first) * s->cols + from, (int)s->cols, 1,
+                s->w + from, (int)s->cols);
 }
 
 static void run_sweep(sweep *s)
@@ -216,8 +220,8 @@ static void make_gradient(sweep *s)
 {
     const int rows = (int)s->padded_rows, cols = (int)s->cols;
     for (size_t i = 0; i < s->padded_rows * s->cols; i++) s->goal[i] -= s->q[i];
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols, s->curvature->h, cols, 0,
-                s->w, cols);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols,
+                s->curvature->h, cols, 0, s->w, cols);
     for (size_t i = 0; i < s->padded_rows * s->cols; i++) s->goal[i] += s->q[i];
 }
 
@@ -276,7 +280,8 @@ static void begin(sweep *s, const float *w, void *scratch)
     memcpy(s->goal, w, used * sizeof(float));
     if (s->curvature->carry && s->rule->carry > 0)
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->rows, (int)s->cols, (int)s->cols,
-                    (float)s->rule->carry, w, (int)s->cols, s->curvature->carry, (int)s->cols, 1, s->goal, (int)s->cols);
+                    (float)s->rule->carry, w, (int)s->cols, s->curvature->carry, (int)s->cols, 1, s->goal,
+                    (int)s->cols);
     memcpy(s->w, s->goal, all * sizeof(float));
     for (size_t r = 0; r < s->padded_rows; r++) {
         s->a[r] = magnitude(s->rule, s->goal + r * s->cols, s->cols);
@@ -289,19 +294,19 @@ static void measure(sweep *s, fs_quantise_loss *loss)
 {
     const int rows = (int)s->rows, cols = (int)s->cols;
     const size_t count = s->rows * s->cols;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols, s->curvature->h, cols, 0,
-                s->w, cols);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols,
+                s->curvature->h, cols, 0, s->w, cols);
     loss->energy = quadratic(s->w, s->goal, count);
     loss->nonzeros = 0;
     for (size_t i = 0; i < count; i++) loss->nonzeros += s->q[i] != 0;
     for (size_t i = 0; i < count; i++) s->goal[i] -= s->q[i];
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols, s->curvature->h, cols, 0,
-                s->w, cols);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols,
+                s->curvature->h, cols, 0, s->w, cols);
     loss->error = quadratic(s->w, s->goal, count);
 }
 
-void fs_quantise(const fs_quantise_rule *rule, const fs_curvature *curvature, const float *w, uint32_t rows, float *q,
-                 fs_quantise_loss *loss, void *scratch)
+void fs_quantise(const fs_quantise_rule *rule, const fs_curvature *curvature, const float *w, uint32_t rows,
+                 float *q, fs_quantise_loss *loss, void *scratch)
 {
     sweep s = {rule, curvature, rows, padded(rows), curvature->cols, .w = NULL};
     FS_ASSERT(s.cols % BLOCK == 0 && rule->n <= FS_QUANTISE_MAX_N);

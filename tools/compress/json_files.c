@@ -9,15 +9,17 @@
 
 enum { MAX_JSON_BYTES = 256 << 20 };
 
-static const char quantization[] = "  \"quantization_config\": {\n"
-                                   "    \"quant_method\": \"foresight-sub1\",\n"
-                                   "    \"version\": 1,\n"
-                                   "    \"format\": \"blocked\",\n"
-                                   "    \"n\": 2,\n"
-                                   "    \"m\": 16,\n"
-                                   "    \"activations\": \"int8\"\n"
-                                   "  }\n"
-                                   "}\n";
+static void append_quantization(uint32_t format, uint32_t n, fs_buffer *out)
+{
+    fs_buffer_printf(
+        out,
+        "  \"quantization_config\": {\n    \"quant_method\": \"foresight-sub1\",\n    \"version\": 1,\n");
+    if (format == FS_SUB1_FREE)
+        fs_buffer_printf(out, "    \"format\": \"free\",\n");
+    else
+        fs_buffer_printf(out, "    \"format\": \"blocked\",\n    \"n\": %u,\n    \"m\": 16,\n", n);
+    fs_buffer_printf(out, "    \"activations\": \"int8\"\n  }\n}\n");
+}
 
 static fs_status read_input(const fs_input *in, const char *name, fs_buffer *text, fs_detail *detail)
 {
@@ -29,7 +31,8 @@ static fs_status read_input(const fs_input *in, const char *name, fs_buffer *tex
 
 /* The text stays as it is, numbers and order included; the new key goes before the last brace. That the text is an object with keys was
  * seen when the configuration was loaded; this looks again because the file may have changed since. */
-static fs_status write_config(const fs_input *in, fs_output *out, fs_summary *summary, fs_detail *detail)
+static fs_status write_config(const fs_input *in, uint32_t format, uint32_t n, fs_output *out,
+                              fs_summary *summary, fs_detail *detail)
 {
     fs_buffer text = {0}, with = {0};
     fs_status st = read_input(in, "config.json", &text, detail);
@@ -43,7 +46,8 @@ static fs_status write_config(const fs_input *in, fs_output *out, fs_summary *su
         size--;
         while (strchr(" \t\r\n", text.data[size - 1])) size--;
         fs_buffer_append(&with, text.data, size);
-        fs_buffer_printf(&with, ",\n%s", quantization);
+        fs_buffer_printf(&with, ",\n");
+        append_quantization(format, n, &with);
         st = with.failed ? fs_fail(detail, FS_NO_MEMORY, "config.json: no memory")
                          : fs_output_write(out, "config.json", with.data, with.size, detail);
         summary->json_bytes += with.size;
@@ -95,9 +99,10 @@ static fs_status copy_others(const fs_input *in, fs_output *out, fs_summary *sum
     return st;
 }
 
-fs_status fs_pack_json(const fs_input *in, fs_output *out, fs_summary *summary, fs_detail *detail)
+fs_status fs_pack_json(const fs_input *in, uint32_t format, uint32_t n, fs_output *out, fs_summary *summary,
+                       fs_detail *detail)
 {
-    fs_status st = write_config(in, out, summary, detail);
+    fs_status st = write_config(in, format, n, out, summary, detail);
     if (st == FS_OK) st = copy_others(in, out, summary, detail);
     return st == FS_OK ? fs_output_write_index(out, detail) : st;
 }

@@ -11,7 +11,8 @@ static uint16_t expert_of(const fs_layer_rows *r, uint64_t slot)
 }
 
 /* A counting sort, so that each expert's slots rise. */
-fs_status fs_layer_rows_find(fs_stream *stream, uint32_t layer, uint32_t moe, fs_layer_rows *out, fs_detail *detail)
+fs_status fs_layer_rows_find(fs_stream *stream, uint32_t layer, uint32_t moe, fs_layer_rows *out,
+                             fs_detail *detail)
 {
     const fs_model_config *c = &stream->in->config;
     const uint64_t slots = fs_windows_rows(stream->windows) * c->top_k;
@@ -30,7 +31,8 @@ fs_status fs_layer_rows_find(fs_stream *stream, uint32_t layer, uint32_t moe, fs
     for (uint64_t s = 0; s < r.num_calibration_rows * c->top_k; s++) r.slot[r.held[expert_of(&r, s)]++] = s;
     uint64_t *next = malloc(c->num_experts * sizeof(*next));
     for (uint32_t e = 0; next && e < c->num_experts; e++) next[e] = r.held[e];
-    for (uint64_t s = r.num_calibration_rows * c->top_k; next && s < slots; s++) r.slot[next[expert_of(&r, s)]++] = s;
+    for (uint64_t s = r.num_calibration_rows * c->top_k; next && s < slots; s++)
+        r.slot[next[expert_of(&r, s)]++] = s;
     if (!next) {
         fs_layer_rows_free(&r);
         return fs_fail(detail, FS_NO_MEMORY, "no memory for the routes of layer %u", layer);

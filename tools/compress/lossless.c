@@ -109,7 +109,7 @@ static fs_status write_shard(const fs_input *in, const tensor_set *experts, uint
     return st;
 }
 
-static fs_status pack_backbone(const fs_input *in, fs_output *out, fs_summary *summary, fs_detail *detail)
+fs_status fs_pack_backbone(const fs_input *in, fs_output *out, fs_summary *summary, fs_detail *detail)
 {
     tensor_set experts = {0};
     fs_status st = find_experts(in, &experts, detail);
@@ -257,6 +257,6 @@ static fs_status pack_experts(const fs_input *in, fs_pool *pool, fs_output *out,
 fs_status fs_pack_lossless(const fs_input *in, fs_pool *pool, fs_output *out, fs_summary *summary,
                            fs_detail *detail)
 {
-    fs_status st = pack_backbone(in, out, summary, detail);
+    fs_status st = fs_pack_backbone(in, out, summary, detail);
     return st == FS_OK ? pack_experts(in, pool, out, summary, detail) : st;
 }

@@ -7,32 +7,54 @@
 
 #include "base/conf.h"
 #include "base/worker.h"
-#include "compress.h"
+#include "calibrated.h"
 
 enum { EXIT_USAGE = 2, EXIT_STOPPED = 130 };
 
 typedef struct {
-    bool lossless;
-    uint32_t threads;
+    bool lossless, resume, dry_run;
+    uint32_t threads, tokens, seed, method;
+    uint64_t memory_bytes;
+    double scale;
+    const char *format, *calibration, *held_back, *report;
 } settings;
 
+#define OPTION(option_name, option_type, member)                                                             \
+    .name = option_name, .type = option_type, .offset = offsetof(settings, member)
 static const fs_conf_option options[] = {
-    {.name = "lossless",
-     .type = FS_CONF_BOOL,
-     .offset = offsetof(settings, lossless),
+    {OPTION("format", FS_CONF_STRING, format), .default_text = "auto", .value_name = "FORMAT",
+     .help = "How experts are stored: auto (blocked:2:16), blocked:1:16, blocked:2:16, blocked:3:16, free."},
+    {OPTION("calibration", FS_CONF_STRING, calibration), .default_text = "auto", .value_name = "FILE",
+     .help = "Text that the model is measured on; auto: the public-domain books that are installed with the "
+             "program."},
+    {OPTION("held-back", FS_CONF_STRING, held_back), .value_name = "FILE",
+     .help = "Text that the loss is told for; without it every eighth window of the calibration text is held "
+             "back."},
+    {OPTION("tokens", FS_CONF_U32, tokens), .default_text = "0",
+     .help = "Calibration tokens at most; 0: all of the text."},
+    {OPTION("seed", FS_CONF_U32, seed), .default_text = "0",
+     .help = "Which tokens of the text, where it has more."},
+    {OPTION("memory", FS_CONF_BYTES, memory_bytes), .default_text = "0",
+     .help = "Memory to stay within; 0: three quarters of the machine's."},
+    {OPTION("threads", FS_CONF_U32, threads), .default_text = "0", .max = 1024,
+     .help = "Threads; 0: as many as there are CPUs. The output does not depend on it."},
+    {OPTION("resume", FS_CONF_BOOL, resume), .help = "Go on with OUT.incomplete of a run that was cut off."},
+    {OPTION("dry-run", FS_CONF_BOOL, dry_run), .help = "Tell sizes, memory and time, and write nothing."},
+    {OPTION("report", FS_CONF_STRING, report), .value_name = "FILE",
+     .help = "Write what was measured: JSON to FILE, and a page beside it that ends in .html."},
+    {OPTION("method", FS_CONF_ENUM, method), .default_text = "foresight", .words = "foresight|gptq|nearest",
+     .help = "How weights become ternary; the others are there to be compared with."},
+    {OPTION("scale", FS_CONF_FLOAT, scale), .default_text = "0", .fmin = 0, .fmax = 100,
+     .help = "Magnitude of a row over the mean of its kept weights (free: over its root mean square); 0: the "
+             "format's own."},
+    {OPTION("lossless", FS_CONF_BOOL, lossless),
      .help = "Pack experts that are ternary 2:16 already, exactly; refuse any others."},
-    {.name = "threads",
-     .type = FS_CONF_U32,
-     .offset = offsetof(settings, threads),
-     .default_text = "0",
-     .max = 1024,
-     .help = "Threads that encode; 0: as many as there are CPUs."},
     {0}};
 
 static const fs_conf_spec spec = {
     "foresight-compress",
-    "Packs a mixture-of-experts checkpoint IN into the model directory OUT, which must not exist.", "IN OUT",
-    options};
+    "Compresses a mixture-of-experts checkpoint IN into the model directory OUT, which must not exist.",
+    "IN OUT", options};
 
 static volatile sig_atomic_t stopped;
 
@@ -103,29 +125,77 @@ static fs_status open_input(const char *dir, fs_input *in, fs_detail *detail)
     return fs_tensors_open(dir, &in->tensors, detail);
 }
 
-static fs_status compress(const char *in_dir, const char *out_dir, uint32_t threads, fs_detail *detail)
+static fs_status pack_lossless(const fs_input *in, const char *out_dir, uint32_t threads, fs_detail *detail)
 {
-    fs_input in = {0};
     fs_output out = {0};
     fs_pool *pool = NULL;
     fs_summary summary = {0};
-    fs_status st = open_input(in_dir, &in, detail);
-    if (st == FS_OK) st = fs_output_begin(out_dir, &out, detail);
+    fs_status st = fs_output_begin(out_dir, false, &out, detail);
     if (st != FS_OK) goto out;
-    st = fs_pool_create(threads ? threads : fs_num_cpus(), &pool);
+    st = fs_pool_create(threads, &pool);
     if (st != FS_OK) {
         st = fs_fail(detail, st, "--threads: %u threads cannot be started", threads);
         goto out;
     }
-    st = fs_pack_lossless(&in, pool, &out, &summary, detail);
-    if (st == FS_OK) st = fs_pack_json(&in, &out, &summary, detail);
-    if (st == FS_OK) st = fs_verify(&in, out.staging, pool, detail);
+    st = fs_pack_lossless(in, pool, &out, &summary, detail);
+    if (st == FS_OK) st = fs_pack_json(in, FS_SUB1_BLOCKED, 2, &out, &summary, detail);
+    if (st == FS_OK) st = fs_verify(in, out.staging, pool, detail);
     if (st == FS_OK && stopped) st = fs_fail(detail, FS_CANCELLED, "stopped");
     if (st == FS_OK) st = fs_output_commit(&out, detail);
-    if (st == FS_OK) print_summary(&summary, &in.config, out.path);
+    if (st == FS_OK) print_summary(&summary, &in->config, out.path);
 out:
     fs_output_fini(&out);
     fs_pool_destroy(pool);
+    return st;
+}
+
+/* Where the calibration text was installed, beside the program or where it was built. */
+static fs_status find_text(char out[4096], fs_detail *detail)
+{
+    char program[2048];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+    program[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(program, '/');
+    if (slash) *slash = 0;
+    snprintf(out, 4096, "%s/../share/foresight/calibration.txt", program);
+    if (access(out, R_OK) == 0) return FS_OK;
+    snprintf(out, 4096, "%s", FS_SOURCE_SHARE "/calibration.txt");
+    if (access(out, R_OK) == 0) return FS_OK;
+    return fs_fail(detail, FS_NOT_FOUND,
+                   "--calibration auto: the text is not installed: name a file of text");
+}
+
+static fs_status calibrate(const fs_input *in, const char *out_dir, const settings *set, uint32_t threads,
+                           fs_detail *detail)
+{
+    char text[4096];
+    fs_calibrated_options o = {.rate = {FS_SUB1_BLOCKED, 2, 16},
+                               .method = (fs_method)set->method,
+                               .text = {set->calibration, set->held_back, set->tokens, 256, set->seed},
+                               .scale = set->scale,
+                               .memory_bytes = set->memory_bytes,
+                               .threads = threads,
+                               .resume = set->resume,
+                               .dry_run = set->dry_run,
+                               .report = set->report};
+    fs_status st = strcmp(set->format, "auto") == 0 ? FS_OK : fs_rate_parse(set->format, &o.rate, detail);
+    if (st == FS_OK && strcmp(set->calibration, "auto") == 0) {
+        st = find_text(text, detail);
+        o.text.calibration = text;
+    }
+    if (o.text.length > in->config.max_positions) o.text.length = in->config.max_positions;
+    return st == FS_OK ? fs_compress_calibrated(in, out_dir, &o, detail) : st;
+}
+
+static fs_status compress(const char *in_dir, const char *out_dir, const settings *set, fs_detail *detail)
+{
+    fs_input in = {0};
+    const uint32_t threads = set->threads ? set->threads : fs_num_cpus();
+    fs_status st = fs_isa_check(detail);
+    if (st == FS_OK) st = open_input(in_dir, &in, detail);
+    if (st == FS_OK)
+        st = set->lossless ? pack_lossless(&in, out_dir, threads, detail)
+                           : calibrate(&in, out_dir, set, threads, detail);
     fs_tensors_close(in.tensors);
     return st;
 }
@@ -141,14 +211,9 @@ int main(int argc, char **argv)
     int code = EXIT_SUCCESS;
     if (st != FS_OK) {
         code = EXIT_USAGE;
-    } else if (outcome == FS_CONF_RUN && !set.lossless) {
-        snprintf(
-            detail.text, sizeof(detail.text),
-            "only lossless packing exists so far: give --lossless with a checkpoint that is ternary already");
-        code = EXIT_USAGE;
     } else if (outcome == FS_CONF_RUN) {
         set_signals();
-        st = compress(words[0], words[1], set.threads, &detail);
+        st = compress(words[0], words[1], &set, &detail);
         code = st == FS_OK ? EXIT_SUCCESS : st == FS_CANCELLED ? EXIT_STOPPED : EXIT_FAILURE;
     }
     if (code != EXIT_SUCCESS) fprintf(stderr, "foresight-compress: %s\n", detail.text);

@@ -40,7 +40,8 @@ void fs_moments_init(fs_moments *m, uint32_t cols, bool with_drift, void *memory
 static void add_product(double *sum, const float *product, uint32_t cols, double weight, bool upper)
 {
     for (size_t i = 0; i < cols; i++)
-        for (size_t j = upper ? i : 0; j < cols; j++) sum[i * cols + j] += weight * (double)product[i * cols + j];
+        for (size_t j = upper ? i : 0; j < cols; j++)
+            sum[i * cols + j] += weight * (double)product[i * cols + j];
 }
 
 void fs_moments_add(fs_moments *m, const float *x, const float *d, uint32_t rows, double weight)
@@ -110,7 +111,8 @@ static void mirror_lower(double *a, size_t n)
         for (size_t j = 0; j < i; j++) a[j * n + i] = a[i * n + j];
 }
 
-fs_status fs_curvature_make(const fs_moments *m, double damping, fs_curvature *out, void *memory, fs_detail *detail)
+fs_status fs_curvature_make(const fs_moments *m, double damping, fs_curvature *out, void *memory,
+                            fs_detail *detail)
 {
     const size_t n = m->cols;
     uint8_t *at = memory;
@@ -132,7 +134,8 @@ fs_status fs_curvature_make(const fs_moments *m, double damping, fs_curvature *o
         info = LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', (lapack_int)n, work, (lapack_int)n);
     }
     if (info != 0)
-        return fs_fail(detail, FS_INVALID, "the moments of the inputs are singular even with damping %g", c.damping);
+        return fs_fail(detail, FS_INVALID, "the moments of the inputs are singular even with damping %g",
+                       c.damping);
     if (!inverts(c.h, c.inverse, n))
         return fs_fail(detail, FS_INTERNAL,
                        "the linear algebra library computes wrong inverses on this processor (for OpenBLAS, "
@@ -142,8 +145,8 @@ fs_status fs_curvature_make(const fs_moments *m, double damping, fs_curvature *o
         for (size_t j = 0; j < n; j++) c.u[i * n + j] = j < i ? 0 : (float)work[i * n + j];
     if (c.carry) {
         double rows = m->rows > 0 ? m->rows : 1;
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)n, (int)n, 1 / rows, m->drift, (int)n, c.inverse,
-                    (int)n, 0, work, (int)n);
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)n, (int)n, 1 / rows, m->drift,
+                    (int)n, c.inverse, (int)n, 0, work, (int)n);
         for (size_t i = 0; i < n * n; i++) c.carry[i] = (float)work[i];
     }
     *out = c;

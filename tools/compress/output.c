@@ -23,7 +23,7 @@ static char *join(fs_arena *arena, const char *a, const char *between, const cha
     return text;
 }
 
-fs_status fs_output_begin(const char *path, fs_output *out, fs_detail *detail)
+fs_status fs_output_begin(const char *path, bool resume, fs_output *out, fs_detail *detail)
 {
     *out = (fs_output){0};
     size_t size = strlen(path);
@@ -38,9 +38,14 @@ fs_status fs_output_begin(const char *path, fs_output *out, fs_detail *detail)
     if (errno != ENOENT) return io_error(out->path, "cannot be looked at", detail);
     if (mkdir(out->staging, 0777) != 0) {
         if (errno != EEXIST) return io_error(out->staging, "cannot be made", detail);
+        if (resume) {
+            out->staged = out->keep = true;
+            return FS_OK;
+        }
         return fs_fail(
             detail, FS_INVALID,
-            "%s: is there already: another run is making it, or was cut off; in that case remove it",
+            "%s: is there already: another run is making it, or was cut off; in that case give --resume, or "
+            "remove it",
             out->staging);
     }
     out->staged = true;
@@ -121,21 +126,44 @@ fs_status fs_output_commit(fs_output *out, fs_detail *detail)
     return sync_dir(parent, detail);
 }
 
-/* Everything in the staging directory is a plain file that this run wrote. */
-static void remove_staging(const fs_output *out)
+static bool begins_with(const char *text, const char *begin)
+{
+    return strncmp(text, begin, strlen(begin)) == 0;
+}
+
+/* What a journal tells of. */
+static bool is_of_journal(const char *name)
+{
+    return strcmp(name, "journal") == 0 || begins_with(name, "part-") || begins_with(name, "work-x-") ||
+           begins_with(name, "experts-layer-");
+}
+
+/* Everything in the staging directory is a plain file that a run of ours wrote. */
+static void remove_files(const fs_output *out, bool all)
 {
     DIR *dir = opendir(out->staging);
     if (!dir) return;
     for (struct dirent *e; (e = readdir(dir));)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) unlinkat(dirfd(dir), e->d_name, 0);
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && (all || !is_of_journal(e->d_name)))
+            unlinkat(dirfd(dir), e->d_name, 0);
     closedir(dir);
+}
+
+void fs_output_clean(const fs_output *out)
+{
+    remove_files(out, false);
+}
+
+static void remove_staging(const fs_output *out)
+{
+    remove_files(out, true);
     if (rmdir(out->staging) != 0)
         fprintf(stderr, "%s: could not be removed: %s\n", out->staging, strerror(errno));
 }
 
 void fs_output_fini(fs_output *out)
 {
-    if (out->staged && !out->committed) remove_staging(out);
+    if (out->staged && !out->committed && !out->keep) remove_staging(out);
     json_decref(out->weight_map);
     fs_arena_fini(&out->arena);
     *out = (fs_output){0};

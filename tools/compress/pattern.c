@@ -5,7 +5,7 @@
 #include <float.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) &&      \
     !defined(__SANITIZE_ADDRESS__)
 #define EACH_ISA __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -21,8 +21,8 @@ typedef struct {
     int32_t code[L];
 } best_of;
 
-INLINE void consider(best_of *best, const fs_lanes base, const fs_lanes single, const fs_lanes square, float cross,
-                     int32_t code)
+INLINE void consider(best_of *best, const fs_lanes base, const fs_lanes single, const fs_lanes square,
+                     float cross, int32_t code)
 {
     for (uint32_t l = 0; l < L; l++) {
         float cost = base[l] + single[l] + square[l] * cross;
@@ -32,7 +32,8 @@ INLINE void consider(best_of *best, const fs_lanes base, const fs_lanes single, 
     }
 }
 
-INLINE void extend(const fs_lanes base, const fs_lanes single, const fs_lanes square, float cross, fs_lanes out)
+INLINE void extend(const fs_lanes base, const fs_lanes single, const fs_lanes square, float cross,
+                   fs_lanes out)
 {
     for (uint32_t l = 0; l < L; l++) out[l] = base[l] + single[l] + square[l] * cross;
 }
@@ -48,8 +49,8 @@ INLINE float sign_of(uint32_t s)
     return s ? -1.0f : 1.0f;
 }
 
-INLINE void third(const block_costs *b, const fs_lanes base, uint32_t i, float si, uint32_t j, float sj, int32_t code,
-                  best_of *best)
+INLINE void third(const block_costs *b, const fs_lanes base, uint32_t i, float si, uint32_t j, float sj,
+                  int32_t code, best_of *best)
 {
     for (uint32_t k = j + 1; k < BLOCK; k++) {
         float cross = si * b->A[i][k] + sj * b->A[j][k];
@@ -88,7 +89,8 @@ EACH_ISA static void search(const block_costs *b, uint32_t n, best_of *best)
     }
 }
 
-void fs_pattern_best(uint32_t n, const float A[BLOCK][BLOCK], const fs_lanes c[BLOCK], const fs_lanes a, fs_lanes q[BLOCK])
+void fs_pattern_best(uint32_t n, const float A[BLOCK][BLOCK], const fs_lanes c[BLOCK], const fs_lanes a,
+                     fs_lanes q[BLOCK])
 {
     block_costs b = {.A = A};
     best_of best = {0};
@@ -109,8 +111,8 @@ void fs_pattern_best(uint32_t n, const float A[BLOCK][BLOCK], const fs_lanes c[B
         }
 }
 
-EACH_ISA void fs_pattern_pass(const float A[BLOCK][BLOCK], const fs_lanes c[BLOCK], const fs_lanes a, const fs_lanes cost,
-                              fs_lanes q[BLOCK])
+EACH_ISA void fs_pattern_pass(const float A[BLOCK][BLOCK], const fs_lanes c[BLOCK], const fs_lanes a,
+                              const fs_lanes cost, fs_lanes q[BLOCK])
 {
     for (uint32_t j = 0; j < BLOCK; j++) {
         fs_lanes pull;

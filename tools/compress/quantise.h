@@ -18,9 +18,10 @@ typedef enum {
 
 /* How a matrix becomes ternary. Every row gets one magnitude a for its positive and its negative weights. */
 typedef struct {
-    uint32_t n;       /* nonzeros in every aligned 16 columns, 1 to FS_QUANTISE_MAX_N; 0: where it pays (*free*) */
+    uint32_t n; /* nonzeros in every aligned 16 columns, 1 to FS_QUANTISE_MAX_N; 0: where it pays (*free*) */
     fs_choose choose; /* n > 0 */
-    double scale;     /* a = scale * the mean magnitude of the row's kept weights (n = 0: the row's root mean square) */
+    double
+        scale; /* a = scale * the mean magnitude of the row's kept weights (n = 0: the row's root mean square) */
     double threshold; /* n = 0: a weight is kept above this fraction of a */
     double damping;   /* added to the moments' diagonal, in means of the diagonal */
     double carry;     /* share of the error of earlier layers that the matrix takes on, 0 to 1 */
@@ -30,14 +31,15 @@ typedef struct {
 /* Second moments of a matrix's inputs, as it is served (x) and as the uncompressed model had it (d), for the same rows. */
 typedef struct {
     uint32_t cols;
-    double *served;  /* [cols][cols] sum of x x^T, upper triangle */
-    double *drift;   /* [cols][cols] sum of (d - x) x^T; NULL: not gathered */
-    double rows;     /* sum of the weights of the rows */
-    float *product;  /* [cols][cols] scratch */
-    float *scaled;   /* [FS_MOMENTS_ROWS][cols] scratch */
+    double *served; /* [cols][cols] sum of x x^T, upper triangle */
+    double *drift;  /* [cols][cols] sum of (d - x) x^T; NULL: not gathered */
+    double rows;    /* sum of the weights of the rows */
+    float *product; /* [cols][cols] scratch */
+    float *scaled;  /* [FS_MOMENTS_ROWS][cols] scratch */
 } fs_moments;
 
-#define FS_MOMENTS_ROWS 256u /* a call: products are summed in float32 over so many rows, from there on in float64 */
+#define FS_MOMENTS_ROWS                                                                                      \
+    256u /* a call: products are summed in float32 over so many rows, from there on in float64 */
 
 size_t fs_moments_bytes(uint32_t cols, bool with_drift);
 /* In memory of fs_moments_bytes, 64-byte aligned, borrowed. All zero. */
@@ -52,14 +54,15 @@ typedef struct {
     double *inverse; /* [cols][cols] of the damped moments; full */
     float *h;        /* [cols][cols] damped moments over the number of rows; full */
     float *u;        /* [cols][cols] upper triangular, u^T u = inverse of h; zeros below */
-    float *carry;    /* [cols][cols] C h^-1, C the drift's mean: a row w becomes w + share * w * carry; NULL: no drift */
+    float *
+        carry; /* [cols][cols] C h^-1, C the drift's mean: a row w becomes w + share * w * carry; NULL: no drift */
 } fs_curvature;
 
 size_t fs_curvature_bytes(uint32_t cols, bool with_drift);
 /* FS_INVALID: a moment is not finite, or no damping makes them positive definite; FS_INTERNAL: the linear algebra library computes
  * wrong results on this machine (a check that costs a matrix-vector product). */
-FS_MUST_USE fs_status fs_curvature_make(const fs_moments *moments, double damping, fs_curvature *out, void *memory,
-                                        fs_detail *detail);
+FS_MUST_USE fs_status fs_curvature_make(const fs_moments *moments, double damping, fs_curvature *out,
+                                        void *memory, fs_detail *detail);
 
 /* What a matrix lost, in the moments' measure: mean over the calibration rows of |W d - Q x|^2 and of |W d|^2, up to drift. */
 typedef struct {
@@ -70,7 +73,7 @@ typedef struct {
 size_t fs_quantise_scratch_bytes(uint32_t rows, uint32_t cols);
 /* w [rows][cols] finite; q [rows][cols] receives the ternary matrix, each value exactly a bf16. cols is a multiple of
  * FS_QUANTISE_BLOCK. scratch: 64-byte aligned. A row of zeros gets magnitudes all the same: the format wants n nonzeros. */
-void fs_quantise(const fs_quantise_rule *rule, const fs_curvature *curvature, const float *w, uint32_t rows, float *q,
-                 fs_quantise_loss *loss, void *scratch);
+void fs_quantise(const fs_quantise_rule *rule, const fs_curvature *curvature, const float *w, uint32_t rows,
+                 float *q, fs_quantise_loss *loss, void *scratch);
 
 #endif

@@ -39,7 +39,8 @@ const char *fs_rate_name(fs_rate rate)
 
 bool fs_rate_fits(fs_rate rate, uint32_t rows, uint32_t cols)
 {
-    if (cols % 16 != 0 || rows == 0 || cols == 0 || rows > FS_SUB1_MAX_DIM || cols > FS_SUB1_MAX_DIM) return false;
+    if (cols % 16 != 0 || rows == 0 || cols == 0 || rows > FS_SUB1_MAX_DIM || cols > FS_SUB1_MAX_DIM)
+        return false;
     return rate.format == FS_SUB1_FREE ||
            fs_sub1_blob_bytes((fs_sub1_format)rate.format, rate.n, rate.m, rows, cols) != 0;
 }
@@ -73,19 +74,21 @@ static size_t blob_bytes(const uint8_t *blob)
     return FS_SUB1_HEADER_BYTES + (size_t)fs_read_u64(&r);
 }
 
-static fs_status encode(fs_rate rate, const float *q, uint32_t rows, uint32_t cols, fs_buffer *out, fs_detail *detail)
+static fs_status encode(fs_rate rate, const float *q, uint32_t rows, uint32_t cols, fs_buffer *out,
+                        fs_detail *detail)
 {
     if (rate.format == FS_SUB1_FREE) return fs_sub1_encode_free(q, rows, cols, out, detail);
     const size_t most = fs_sub1_blob_bytes((fs_sub1_format)rate.format, rate.n, rate.m, rows, cols);
-    if (most == 0) return fs_fail(detail, FS_UNSUPPORTED, "%u x %u does not fit %s", rows, cols, fs_rate_name(rate));
+    if (most == 0)
+        return fs_fail(detail, FS_UNSUPPORTED, "%u x %u does not fit %s", rows, cols, fs_rate_name(rate));
     fs_status st = fs_buffer_reserve(out, most);
     if (st == FS_OK) st = fs_sub1_encode_blocked(q, rows, cols, rate.n, rate.m, out->data, detail);
     if (st == FS_OK) out->size = blob_bytes(out->data);
     return st;
 }
 
-fs_status fs_blobs_encode(fs_expert_blobs *blobs, fs_expert_part part, fs_rate rate, const float *q, uint32_t rows,
-                          uint32_t cols, fs_detail *detail)
+fs_status fs_blobs_encode(fs_expert_blobs *blobs, fs_expert_part part, fs_rate rate, const float *q,
+                          uint32_t rows, uint32_t cols, fs_detail *detail)
 {
     fs_buffer blob = {0};
     fs_status st = encode(rate, q, rows, cols, &blob, detail);
@@ -93,7 +96,9 @@ fs_status fs_blobs_encode(fs_expert_blobs *blobs, fs_expert_part part, fs_rate r
     size_t align = FS_SUB1_ALIGN, bytes = (blob.size + align - 1) / align * align;
     if (part == FS_PART_DOWN) {
         size_t before = blobs->bytes[FS_PART_GATE] + blobs->bytes[FS_PART_UP];
-        bytes = (before + blob.size + FS_EXPERT_FILE_ALIGN - 1) / FS_EXPERT_FILE_ALIGN * FS_EXPERT_FILE_ALIGN - before;
+        bytes = (before + blob.size + FS_EXPERT_FILE_ALIGN - 1) / FS_EXPERT_FILE_ALIGN *
+                    FS_EXPERT_FILE_ALIGN -
+                before;
     }
     uint8_t *data = st == FS_OK ? fs_alloc_aligned(bytes) : NULL;
     if (st == FS_OK && !data) st = fs_fail(detail, FS_NO_MEMORY, "no memory for a blob of %zu bytes", bytes);

@@ -27,8 +27,8 @@ typedef struct {
 
 void fs_blobs_free(fs_expert_blobs *blobs);
 /* Stores a matrix that is ternary; the part's earlier bytes are freed. */
-FS_MUST_USE fs_status fs_blobs_encode(fs_expert_blobs *blobs, fs_expert_part part, fs_rate rate, const float *q, uint32_t rows,
-                                      uint32_t cols, fs_detail *detail);
+FS_MUST_USE fs_status fs_blobs_encode(fs_expert_blobs *blobs, fs_expert_part part, fs_rate rate,
+                                      const float *q, uint32_t rows, uint32_t cols, fs_detail *detail);
 /* XXH3-64 of the parts in order. */
 uint64_t fs_blobs_checksum(const fs_expert_blobs *blobs);
 

@@ -17,7 +17,8 @@ static fs_status io_error(const fs_rows_file *file, const char *what, fs_detail 
     return fs_fail(detail, FS_IO, "%s: %s: %s", file->path, what, strerror(errno));
 }
 
-static fs_status open_file(const char *dir, const char *name, int flags, size_t cols, fs_rows_file *out, fs_detail *detail)
+static fs_status open_file(const char *dir, const char *name, int flags, size_t cols, fs_rows_file *out,
+                           fs_detail *detail)
 {
     out->row_bytes = cols * sizeof(float);
     if (snprintf(out->path, sizeof(out->path), "%s/%s", dir, name) >= (int)sizeof(out->path))
@@ -29,7 +30,8 @@ static fs_status open_file(const char *dir, const char *name, int flags, size_t 
     return errno == ENOENT ? FS_NOT_FOUND : st;
 }
 
-fs_status fs_rows_create(const char *dir, const char *name, size_t cols, uint64_t rows, fs_rows_file *out, fs_detail *detail)
+fs_status fs_rows_create(const char *dir, const char *name, size_t cols, uint64_t rows, fs_rows_file *out,
+                         fs_detail *detail)
 {
     fs_rows_file file = {0};
     fs_status st = open_file(dir, name, O_CREAT | O_TRUNC, cols, &file, detail);
@@ -45,7 +47,8 @@ fs_status fs_rows_create(const char *dir, const char *name, size_t cols, uint64_
     return FS_OK;
 }
 
-fs_status fs_rows_open(const char *dir, const char *name, size_t cols, uint64_t rows, fs_rows_file *out, fs_detail *detail)
+fs_status fs_rows_open(const char *dir, const char *name, size_t cols, uint64_t rows, fs_rows_file *out,
+                       fs_detail *detail)
 {
     fs_rows_file file = {0};
     struct stat info;
@@ -54,8 +57,8 @@ fs_status fs_rows_open(const char *dir, const char *name, size_t cols, uint64_t 
     if (fstat(file.fd, &info) != 0)
         st = io_error(&file, "stat", detail);
     else if ((uint64_t)info.st_size != rows * file.row_bytes)
-        st = fs_fail(detail, FS_CORRUPT, "%s: has %lld bytes, %llu are expected", file.path, (long long)info.st_size,
-                     (unsigned long long)(rows * file.row_bytes));
+        st = fs_fail(detail, FS_CORRUPT, "%s: has %lld bytes, %llu are expected", file.path,
+                     (long long)info.st_size, (unsigned long long)(rows * file.row_bytes));
     if (st != FS_OK) return fs_rows_close(&file, false), st;
     *out = file;
     return FS_OK;
@@ -75,7 +78,8 @@ fs_status fs_rows_read(const fs_rows_file *file, uint64_t row, uint32_t count, f
     return FS_OK;
 }
 
-fs_status fs_rows_write(const fs_rows_file *file, uint64_t row, uint32_t count, const float *in, fs_detail *detail)
+fs_status fs_rows_write(const fs_rows_file *file, uint64_t row, uint32_t count, const float *in,
+                        fs_detail *detail)
 {
     size_t left = count * file->row_bytes;
     off_t at = (off_t)(row * file->row_bytes);
@@ -99,7 +103,9 @@ fs_status fs_rows_seal(const fs_rows_file *file, uint64_t rows, uint64_t *checks
         size_t want = bytes - at < CHECKSUM_CHUNK ? (size_t)(bytes - at) : CHECKSUM_CHUNK;
         ssize_t n = pread(file->fd, chunk, want, (off_t)at);
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) st = n < 0 ? io_error(file, "read", detail) : fs_fail(detail, FS_CORRUPT, "%s: is short", file->path);
+        if (n <= 0)
+            st = n < 0 ? io_error(file, "read", detail)
+                       : fs_fail(detail, FS_CORRUPT, "%s: is short", file->path);
         if (st == FS_OK) XXH3_64bits_update(state, chunk, (size_t)n), at += (uint64_t)n;
     }
     if (st == FS_OK && fsync(file->fd) != 0) st = io_error(file, "sync", detail);

@@ -9,8 +9,8 @@ typedef struct {
     const fs_input *in;
     fs_model_config config; /* of what was written */
     fs_tensors *written;
-    float *w, *back; /* [workers][stride] */
-    size_t stride;
+    fs_check_fn *check;
+    void *arg;
 } verifier;
 
 static bool same_tensor(const fs_tensor *a, const fs_tensor *b)
@@ -37,32 +37,15 @@ static fs_status verify_backbone(const verifier *v, fs_detail *detail)
                    fs_tensors_count(v->in->tensors));
 }
 
-/* Compared as numbers: -0 is packed as 0. */
-static fs_status compare(const float *expected, const float *found, const fs_tensor *t, fs_detail *detail)
-{
-    size_t cols = t->shape[1], weights = t->shape[0] * cols;
-    for (size_t i = 0; i < weights; i++)
-        if (!(expected[i] == found[i]))
-            return fs_fail(detail, FS_CORRUPT, "%s: row %zu, column %zu: %g was written as %g", t->name,
-                           i / cols, i % cols, (double)expected[i], (double)found[i]);
-    return FS_OK;
-}
-
 static fs_status verify_expert(void *arg, uint32_t worker, uint32_t layer, uint32_t expert, fs_detail *detail)
 {
     const verifier *v = arg;
-    fs_expert_range source, range;
+    fs_expert_range range;
     fs_expert opened;
     void *widened = NULL;
-    fs_status st = fs_expert_find(&v->in->config, v->in->tensors, layer, expert, &source, detail);
-    if (st == FS_OK) st = fs_expert_find(&v->config, v->written, layer, expert, &range, detail);
+    fs_status st = fs_expert_find(&v->config, v->written, layer, expert, &range, detail);
     if (st == FS_OK) st = fs_expert_open(&v->config, &range, &opened, &widened, detail);
-    float *w = v->w + worker * v->stride, *back = v->back + worker * v->stride;
-    for (int i = 0; st == FS_OK && i < FS_NUM_EXPERT_PARTS; i++) {
-        fs_tensor_to_f32(source.part[i], w);
-        fs_sub1_decode(&opened.sub1[i], back);
-        st = compare(w, back, source.part[i], detail);
-    }
+    if (st == FS_OK) st = v->check(v->arg, worker, layer, expert, &range, &opened, detail);
     free(widened);
     return st;
 }
@@ -77,20 +60,61 @@ static fs_status open_written(verifier *v, const char *dir, fs_detail *detail)
     return st;
 }
 
-fs_status fs_verify(const fs_input *in, const char *dir, fs_pool *pool, fs_detail *detail)
+fs_status fs_verify_written(const fs_input *in, const char *dir, fs_pool *pool, fs_check_fn *check, void *arg,
+                            fs_detail *detail)
 {
-    verifier v = {.in = in, .stride = fs_max_part_weights(&in->config)};
-    size_t bytes = sizeof(float) * v.stride * fs_num_workers(pool);
+    verifier v = {.in = in, .check = check, .arg = arg};
     fs_status st = open_written(&v, dir, detail);
-    if (st != FS_OK) goto out;
-    v.w = fs_alloc_aligned(bytes);
-    v.back = fs_alloc_aligned(bytes);
-    st = v.w && v.back ? verify_backbone(&v, detail) : fs_fail(detail, FS_NO_MEMORY, "no memory to verify");
+    if (st == FS_OK) st = verify_backbone(&v, detail);
     for (uint32_t l = 0; st == FS_OK && l < in->config.num_moe_layers; l++)
         st = fs_each_expert(&in->config, in->config.moe_layer[l], pool, verify_expert, NULL, &v, detail);
-out:
-    free(v.w);
-    free(v.back);
     fs_tensors_close(v.written);
+    return st;
+}
+
+/* ---- weight for weight ---- */
+
+typedef struct {
+    const fs_input *in;
+    float *w, *back; /* [workers][stride] */
+    size_t stride;
+} comparer;
+
+/* Compared as numbers: -0 is packed as 0. */
+static fs_status compare(const float *expected, const float *found, const fs_tensor *t, fs_detail *detail)
+{
+    size_t cols = t->shape[1], weights = t->shape[0] * cols;
+    for (size_t i = 0; i < weights; i++)
+        if (!(expected[i] == found[i]))
+            return fs_fail(detail, FS_CORRUPT, "%s: row %zu, column %zu: %g was written as %g", t->name,
+                           i / cols, i % cols, (double)expected[i], (double)found[i]);
+    return FS_OK;
+}
+
+static fs_status compare_expert(void *arg, uint32_t worker, uint32_t layer, uint32_t expert,
+                                const fs_expert_range *range, const fs_expert *opened, fs_detail *detail)
+{
+    const comparer *c = arg;
+    fs_expert_range source;
+    fs_status st = fs_expert_find(&c->in->config, c->in->tensors, layer, expert, &source, detail);
+    float *w = c->w + worker * c->stride, *back = c->back + worker * c->stride;
+    for (int i = 0; st == FS_OK && i < FS_NUM_EXPERT_PARTS; i++) {
+        fs_tensor_to_f32(source.part[i], w);
+        fs_sub1_decode(&opened->sub1[i], back);
+        st = compare(w, back, source.part[i], detail);
+    }
+    return st;
+}
+
+fs_status fs_verify(const fs_input *in, const char *dir, fs_pool *pool, fs_detail *detail)
+{
+    comparer c = {.in = in, .stride = fs_max_part_weights(&in->config)};
+    const size_t bytes = sizeof(float) * c.stride * fs_num_workers(pool);
+    c.w = fs_alloc_aligned(bytes);
+    c.back = fs_alloc_aligned(bytes);
+    fs_status st = c.w && c.back ? fs_verify_written(in, dir, pool, compare_expert, &c, detail)
+                                 : fs_fail(detail, FS_NO_MEMORY, "no memory to verify");
+    free(c.w);
+    free(c.back);
     return st;
 }
