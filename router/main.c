@@ -117,18 +117,16 @@ static void on_refused(uv_timer_t *timer)
     stop(timer->data, 1);
 }
 
+/* The member has logged it. */
 static void on_state(void *arg, bool registered, fs_rpc_code code, const char *text)
 {
     router *r = arg;
     if (registered) {
         r->registered = true;
-        fs_log_info("registered", "coordinator=%s id=%u", r->options.coordinator, fs_member_id(r->member));
         look_if_ready(r);
         return;
     }
     snprintf(r->refusal, sizeof r->refusal, "not registered with the coordinator: %s", text);
-    fs_log_warn("not_registered", "coordinator=%s code=%s text=\"%s\"", r->options.coordinator,
-                fs_rpc_code_name(code), text);
     /* The same again would be refused again. From the loop: this is the member's own callback. */
     if (code == FS_RPC_INVALID_ARGUMENT && !r->stopping) uv_timer_start(&r->stop_timer, on_refused, 0, 0);
 }
