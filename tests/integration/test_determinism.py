@@ -2,6 +2,7 @@
 instruction set. The yardstick is the reference's golden text and one plain run, alone."""
 import pytest
 
+from processes import PRESET
 from workload import GOLDEN, requests, run_all, run_one
 
 _alone = {}
@@ -39,6 +40,10 @@ VARIANTS = {
     "avx2": dict(env={"FORESIGHT_ISA": "avx2"}),
     "avx512": dict(env={"FORESIGHT_ISA": "avx512"}),
 }
+
+
+if PRESET == "tsan":  # ten times slower, and about threads alone
+    VARIANTS = {name: VARIANTS[name] for name in ("four nodes, two replicas", "chunks of 7, two threads")}
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.replace(" ", "-").replace(",", ""))
