@@ -43,6 +43,14 @@ fs_status fs_address_parse(const char *text, struct sockaddr_storage *out, sockl
     return FS_OK;
 }
 
+bool fs_address_is_loopback(const struct sockaddr_storage *address)
+{
+    const struct sockaddr_in *in = (const struct sockaddr_in *)address;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+    if (address->ss_family == AF_INET6) return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+    return ntohl(in->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
 void fs_address_format(const struct sockaddr_storage *address, char out[128])
 {
     char host[INET6_ADDRSTRLEN] = "?";

@@ -9,6 +9,7 @@
 
 #define FS_FABRIC_KEY_BYTES 32u
 #define FS_FABRIC_NAME_MAX  63u
+#define FS_FABRIC_GOODBYE   "the peer said goodbye"
 
 typedef struct fs_fabric fs_fabric; /* one UCX context and worker a process */
 typedef struct fs_peer fs_peer;     /* one connection, either direction; valid until its on_down returned */
@@ -18,8 +19,9 @@ typedef struct {
     /* The peer has proved the cluster key, and we to it; its name is known. */
     void (*on_up)(void *arg, fs_peer *peer);
     /* Once a peer, also for a connect that failed: FS_UNAVAILABLE (lost, refused, silent), FS_DENIED (wrong key), FS_CORRUPT (it
-     * spoke nonsense), FS_UNSUPPORTED (protocol version), FS_CANCELLED (we closed). Nothing is delivered after it, and no send is
-     * acknowledged any more: what was outstanding is lost. */
+     * spoke nonsense), FS_UNSUPPORTED (protocol version), FS_CANCELLED (closed on purpose: by us, or by the peer, then text is
+     * FS_FABRIC_GOODBYE, and what it had sent before was delivered). Nothing is delivered after it, and no send is acknowledged any
+     * more: what was outstanding is lost. */
     void (*on_down)(void *arg, fs_peer *peer, fs_status why, const char *text);
     /* A message: type as sent. data is 8-byte aligned, borrowed for the call unless fs_fabric_keep is called. */
     void (*on_message)(void *arg, fs_peer *peer, uint16_t type, const uint8_t *data, size_t size);
@@ -37,22 +39,25 @@ typedef struct {
     int64_t connect_ns;     /* for connect and handshake. Default 5 s */
     int64_t ping_ns;        /* a ping is sent to a peer this long silent. Default 200 ms */
     int64_t silent_ns;      /* a peer silent for this long is lost. Default 2 s */
-    int64_t spin_ns;        /* progress polls for this long after the last activity before it sleeps. Default 20 us; 0: never spins */
+    int64_t spin_ns;        /* a wait begins with polling for this long, unless that rarely paid (spin.h). Default 20 us; 0: never */
     fs_fabric_handlers handlers;
 } fs_fabric_options;
 void fs_fabric_options_init(fs_fabric_options *options); /* the defaults, no key */
 
-/* UCX_TLS and the like are the operator's; UCX_POSIX_ERROR_HANDLING and UCX_SYSV_ERROR_HANDLING are set to y unless the operator set them.
- * FS_UNAVAILABLE: UCX has no usable transport (the detail has its words). */
+/* UCX_TLS and the like are the operator's; what we set unless the operator did: see ucx.c. Also tells malloc to keep freed blocks of a
+ * message's size, in the whole process. FS_UNAVAILABLE: UCX has no usable transport (the detail has its words). */
 FS_MUST_USE fs_status fs_fabric_create(uv_loop_t *loop, const fs_fabric_options *options, fs_fabric **out,
                                        fs_detail *detail);
 /* Listens on "HOST:PORT" (port 0: any); bound receives the address in the same form. FS_INVALID: not an address;
- * FS_UNAVAILABLE: in use. */
+ * FS_UNAVAILABLE: in use, or UCX would not.
+ * A fabric's first address, listened on or connected to, decides how far it reaches: with a loopback address it opens nothing beyond
+ * loopback (unless UCX_NET_DEVICES is set), and other addresses give FS_UNSUPPORTED from then on. */
 FS_MUST_USE fs_status fs_fabric_listen(fs_fabric *fabric, const char *address, char bound[128], fs_detail *detail);
-/* Starts a connection; on_up or on_down follows. user: see fs_peer_user. FS_INVALID: not a numeric address. */
+/* Starts a connection; on_up or on_down follows. user: see fs_peer_user. FS_INVALID: not a numeric address;
+ * FS_UNSUPPORTED, FS_UNAVAILABLE: as fs_fabric_listen. */
 FS_MUST_USE fs_status fs_fabric_connect(fs_fabric *fabric, const char *address, void *user, fs_peer **out,
                                         fs_detail *detail);
-/* Closes every peer (on_down FS_CANCELLED) and the listener, then calls done once UCX is down; bounded by a second. */
+/* Closes every peer, with a goodbye (on_down FS_CANCELLED), and the listener, then calls done once UCX is down; bounded by a second. */
 void fs_fabric_close(fs_fabric *fabric, void (*done)(void *arg), void *arg);
 
 const char *fs_peer_name(const fs_peer *peer); /* "" before on_up */
@@ -77,7 +82,7 @@ typedef struct fs_kept fs_kept;
 fs_kept *fs_fabric_keep(fs_peer *peer);
 void fs_fabric_release(fs_kept *kept); /* also valid after the peer is down */
 
-/* Closes: on_down(FS_CANCELLED) follows. */
+/* Closes, with a goodbye: on_down(FS_CANCELLED) follows, here and there. */
 void fs_peer_close(fs_peer *peer);
 
 typedef struct {

@@ -7,6 +7,7 @@
 #include "fabric/fabric.h"
 #include "fabric/flow.h"
 #include "fabric/header.h"
+#include "fabric/spin.h"
 
 enum {
     FS_FABRIC_AM_ID = 1,
@@ -49,6 +50,8 @@ struct fs_peer {
     fs_peer_state state;
     fs_closing closing;
     bool connector, ready, was_up, refusing, ep_failed, flushed;
+    bool bye;                               /* it said goodbye, */
+    uint64_t bye_after;                     /* after so many messages */
     bool tell_up, tell_down, tell_writable; /* callbacks that are due */
     fs_status why;
     char why_text[192];
@@ -82,8 +85,9 @@ struct fs_fabric {
     uv_loop_t *loop;
     fs_fabric_options options;
     char name[FS_FABRIC_NAME_MAX + 1];
-    ucp_context_h context;
+    ucp_context_h context; /* as the worker: NULL until the first address */
     ucp_worker_h worker;
+    bool loopback_only;
     ucp_listener_h listener;
     ucp_conn_request_h requests[FS_MAX_UNPROVEN]; /* to be accepted outside of UCX's callback */
     uint32_t num_requests;
@@ -91,14 +95,14 @@ struct fs_fabric {
     uv_prepare_t prepare;
     uv_idle_t idle;
     uv_timer_t timer;
-    uv_timer_t nudge;       /* wakes us while UCX holds sends: see loop.c */
-    uint32_t num_ops;       /* sends that UCX holds */
+    uv_timer_t nudge; /* wakes us while UCX holds sends: see loop.c */
+    uint32_t num_ops; /* sends that UCX holds */
     uint32_t open_handles;
     bool timer_on, idle_on;
     fs_peer *peers, *buckets[256], *ready_head, **ready_tail;
     fs_kept *messages;
     uint32_t num_peers, num_unproven;
-    int64_t active_ns; /* when UCX last did something */
+    fs_spin spin;
     bool closing, finished;
     int64_t close_deadline_ns;
     void (*done)(void *arg);
@@ -112,8 +116,10 @@ static inline int64_t fs_fabric_now(void)
 }
 
 /* loop.c: UCX in the process's loop. */
-FS_MUST_USE fs_status fs_loop_start(fs_fabric *fabric, fs_detail *detail);
-void fs_loop_timer(fs_fabric *fabric); /* runs while there are peers */
+void fs_loop_init(fs_fabric *fabric);
+FS_MUST_USE fs_status fs_loop_start(fs_fabric *fabric, fs_detail *detail); /* the worker is there */
+void fs_loop_finish(fs_fabric *fabric); /* every on_down was delivered: gives back all, then calls done */
+void fs_loop_timer(fs_fabric *fabric);  /* runs while there are peers */
 
 /* peer.c */
 FS_MUST_USE fs_status fs_peer_create(fs_fabric *fabric, bool connector, const char *address, fs_peer **out);
@@ -149,14 +155,18 @@ void fs_receive_free(fs_kept *message);
 
 /* send.c */
 void fs_send_control(fs_peer *peer, uint16_t type, const void *data, size_t size);
+void fs_send_bye(fs_peer *peer);
 void fs_send_drop_all(fs_peer *peer); /* UCX is gone */
 
 /* address.c: "127.0.0.1:80", "[::1]:80". */
 FS_MUST_USE fs_status fs_address_parse(const char *text, struct sockaddr_storage *out, socklen_t *size,
                                        fs_detail *detail);
 void fs_address_format(const struct sockaddr_storage *address, char out[128]);
+bool fs_address_is_loopback(const struct sockaddr_storage *address);
 
 /* ucx.c: the context, quietly: no signal handlers, no words on standard output. */
-FS_MUST_USE fs_status fs_ucx_open(fs_fabric *fabric, fs_detail *detail);
+FS_MUST_USE fs_status fs_ucx_probe(fs_fabric *fabric, fs_detail *detail); /* it could be opened */
+FS_MUST_USE fs_status fs_ucx_open(fs_fabric *fabric, bool loopback_only, fs_detail *detail);
+void fs_ucx_close(fs_fabric *fabric);
 
 #endif

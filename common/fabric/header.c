@@ -42,7 +42,7 @@ fs_status fs_header_decode(const uint8_t *data, size_t size, fs_header *out, fs_
     h.returned = fs_read_u64(&r);
     h.checksum = fs_read_u64(&r);
     if (magic != FS_FABRIC_MAGIC) return fs_fail(detail, FS_CORRUPT, "header: magic 0x%08x", magic);
-    if (h.type == 0 || (h.type > FS_MSG_CREDIT && h.type < FS_MSG_DATA))
+    if (h.type == 0 || (h.type > FS_MSG_BYE && h.type < FS_MSG_DATA))
         return fs_fail(detail, FS_CORRUPT, "header: type %u is not known", h.type);
     *out = h;
     return FS_OK;

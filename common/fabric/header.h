@@ -7,7 +7,7 @@
 #include "fabric/fabric.h"
 
 #define FS_FABRIC_MAGIC   0x42465346u /* "FSFB" */
-#define FS_FABRIC_VERSION 1u
+#define FS_FABRIC_VERSION 2u          /* 1: had no BYE, and smaller segments of shared memory */
 
 enum {
     FS_MSG_HELLO = 1,     /* who connects: its name, nonce and window (fs_hello) */
@@ -18,6 +18,7 @@ enum {
     FS_MSG_PING = 6,
     FS_MSG_PONG = 7,
     FS_MSG_CREDIT = 8, /* its header returns credits */
+    FS_MSG_BYE = 9,    /* closed on purpose; seq: how many data messages went before */
     FS_MSG_DATA = 16   /* and above: the owner's */
 };
 

@@ -60,6 +60,26 @@ static fs_status parse_usable(const char *text, struct sockaddr_storage *out, so
     return st;
 }
 
+/* UCX is opened with the first address, which says how far it must reach: its TCP transport listens on every device that it may use,
+ * whatever the address of our own listener. */
+static fs_status reach(fs_fabric *fabric, const char *text, const struct sockaddr_storage *address,
+                       fs_detail *detail)
+{
+    bool loopback = fs_address_is_loopback(address);
+    if (!fabric->worker) {
+        fs_status st = fs_ucx_open(fabric, loopback, detail);
+        if (st != FS_OK) return st;
+        st = fs_loop_start(fabric, detail);
+        if (st != FS_OK) fs_ucx_close(fabric);
+        return st;
+    }
+    if (loopback || !fabric->loopback_only) return FS_OK;
+    return fs_fail(
+        detail, FS_UNSUPPORTED,
+        "address %s: this process's fabric keeps to loopback, as its first address; set UCX_NET_DEVICES",
+        text);
+}
+
 fs_status fs_fabric_listen(fs_fabric *fabric, const char *address, char bound[128], fs_detail *detail)
 {
     if (fabric->listener || fabric->closing)
@@ -67,6 +87,7 @@ fs_status fs_fabric_listen(fs_fabric *fabric, const char *address, char bound[12
     struct sockaddr_storage at;
     socklen_t size;
     fs_status st = parse_usable(address, &at, &size, detail);
+    if (st == FS_OK) st = reach(fabric, address, &at, detail);
     if (st != FS_OK) return st;
     ucp_listener_params_t params = {.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR |
                                                   UCP_LISTENER_PARAM_FIELD_CONN_HANDLER,
@@ -95,6 +116,8 @@ fs_status fs_fabric_connect(fs_fabric *fabric, const char *address, void *user, 
     fs_status st = parse_usable(address, &at, &size, detail);
     if (st != FS_OK) return st;
     if (fabric->closing) return fs_fail(detail, FS_CANCELLED, "connect to %s: the fabric is closed", address);
+    st = reach(fabric, address, &at, detail);
+    if (st != FS_OK) return st;
     fs_peer *peer;
     st = fs_peer_create(fabric, true, address, &peer);
     if (st != FS_OK) return fs_fail(detail, st, "connect to %s: no memory", address);

@@ -5,14 +5,7 @@
 #include "base/log.h"
 #include "fabric/fabric_int.h"
 
-enum {
-    PROGRESS_BATCH = 256,
-    TICK_MIN_MS = 2,
-    TICK_MAX_MS = 250,
-    HANDLES = 5,
-    NUDGE_MS = 1,
-    SENDING_SPIN_NS = 200000
-};
+enum { PROGRESS_BATCH = 256, TICK_MIN_MS = 2, TICK_MAX_MS = 250, NUDGE_MS = 1 };
 
 static void on_idle(uv_idle_t *idle)
 {
@@ -43,24 +36,24 @@ static void on_handle_closed(uv_handle_t *handle)
     if (done) done(arg);
 }
 
-/* Every on_down was delivered. Messages that the owner still keeps outlive us. */
-static void finish(fs_fabric *fabric)
+/* Messages that the owner still keeps outlive us. */
+void fs_loop_finish(fs_fabric *fabric)
 {
-    uv_poll_stop(&fabric->poll);
     calm(fabric);
     fabric->finished = true;
     if (fabric->peers) /* UCX did not give back their requests in time */
         fs_log_warn("fabric_close_overdue", "peers=%u requests=%u", fabric->num_peers,
                     fabric->peers->requests);
-    ucp_worker_destroy(fabric->worker);
-    ucp_cleanup(fabric->context);
+    if (fabric->worker) {
+        uv_close((uv_handle_t *)&fabric->poll, on_handle_closed);
+        fs_ucx_close(fabric);
+    }
     while (fabric->peers) fs_peer_free(fabric->peers);
     for (fs_kept *m = fabric->messages, *next; m; m = next) {
         next = m->next;
         m->fabric = NULL;
         if (!m->kept) free(m);
     }
-    uv_close((uv_handle_t *)&fabric->poll, on_handle_closed);
     uv_close((uv_handle_t *)&fabric->prepare, on_handle_closed);
     uv_close((uv_handle_t *)&fabric->idle, on_handle_closed);
     uv_close((uv_handle_t *)&fabric->timer, on_handle_closed);
@@ -98,10 +91,10 @@ static bool pump(fs_fabric *fabric)
     fs_listen_accept(fabric);
     int64_t now_ns = fs_fabric_now();
     bool any = run_ready(fabric, now_ns) || steps > 0;
-    if (any) fabric->active_ns = now_ns;
+    if (any) fs_spin_active(&fabric->spin, now_ns);
     if (fabric->closing && (!fabric->peers || now_ns >= fabric->close_deadline_ns) &&
         !undelivered_down(fabric))
-        finish(fabric);
+        fs_loop_finish(fabric);
     return any;
 }
 
@@ -125,7 +118,7 @@ static void on_prepare(uv_prepare_t *prepare)
     if (fabric->finished) return;
     bool any = pump(fabric);
     if (fabric->finished) return;
-    bool spin = any || fabric->ready_head || fs_fabric_now() - fabric->active_ns < fabric->options.spin_ns;
+    bool spin = any || fabric->ready_head || fs_spin_idle(&fabric->spin, fs_fabric_now());
     /* BUSY: something came between the last progress and now. */
     if (spin || ucp_worker_arm(fabric->worker) != UCS_OK)
         kick(fabric);
@@ -161,6 +154,21 @@ void fs_loop_timer(fs_fabric *fabric)
     fabric->timer_on = true;
 }
 
+void fs_loop_init(fs_fabric *fabric)
+{
+    uv_prepare_init(fabric->loop, &fabric->prepare);
+    uv_idle_init(fabric->loop, &fabric->idle);
+    uv_timer_init(fabric->loop, &fabric->timer);
+    uv_timer_init(fabric->loop, &fabric->nudge);
+    fabric->open_handles = 4;
+    fabric->prepare.data = fabric->idle.data = fabric->timer.data = fabric->nudge.data = fabric;
+    /* The descriptor alone keeps the loop alive. */
+    uv_unref((uv_handle_t *)&fabric->prepare);
+    uv_unref((uv_handle_t *)&fabric->idle);
+    uv_unref((uv_handle_t *)&fabric->timer);
+    uv_unref((uv_handle_t *)&fabric->nudge);
+}
+
 fs_status fs_loop_start(fs_fabric *fabric, fs_detail *detail)
 {
     int fd;
@@ -169,19 +177,9 @@ fs_status fs_loop_start(fs_fabric *fabric, fs_detail *detail)
         return fs_fail(detail, FS_UNAVAILABLE, "UCX event descriptor: %s", ucs_status_string(status));
     int err = uv_poll_init(fabric->loop, &fabric->poll, fd);
     if (err) return fs_fail(detail, FS_UNAVAILABLE, "UCX event descriptor: %s", uv_strerror(err));
-    uv_prepare_init(fabric->loop, &fabric->prepare);
-    uv_idle_init(fabric->loop, &fabric->idle);
-    uv_timer_init(fabric->loop, &fabric->timer);
-    uv_timer_init(fabric->loop, &fabric->nudge);
-    fabric->open_handles = HANDLES;
-    fabric->poll.data = fabric->prepare.data = fabric->idle.data = fabric->timer.data = fabric->nudge.data =
-        fabric;
+    fabric->open_handles++;
+    fabric->poll.data = fabric;
     uv_poll_start(&fabric->poll, UV_READABLE, on_poll);
     uv_prepare_start(&fabric->prepare, on_prepare);
-    /* The descriptor alone keeps the loop alive. */
-    uv_unref((uv_handle_t *)&fabric->prepare);
-    uv_unref((uv_handle_t *)&fabric->idle);
-    uv_unref((uv_handle_t *)&fabric->timer);
-    uv_unref((uv_handle_t *)&fabric->nudge);
     return FS_OK;
 }

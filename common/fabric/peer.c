@@ -114,7 +114,7 @@ void fs_peer_up(fs_peer *peer)
 static fs_closing closing_of(const fs_peer *peer, fs_status why)
 {
     if (!peer->ep) return FS_CLOSING_FORCED;
-    if (peer->ep_failed) return FS_CLOSING_FORCE;
+    if (peer->ep_failed || peer->bye) return FS_CLOSING_FORCE;
     if (peer->refusing) return FS_CLOSING_LINGER;
     return why == FS_CANCELLED && peer->state == FS_PEER_UP ? FS_CLOSING_FLUSH : FS_CLOSING_FORCE;
 }
@@ -126,6 +126,11 @@ void fs_peer_fail(fs_peer *peer, fs_status why, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(peer->why_text, sizeof(peer->why_text), fmt, ap);
     va_end(ap);
+    if (peer->bye && why == FS_UNAVAILABLE) { /* the end that it announced, seen from below */
+        why = FS_CANCELLED;
+        snprintf(peer->why_text, sizeof(peer->why_text), "%s", FS_FABRIC_GOODBYE);
+    }
+    if (why == FS_CANCELLED && peer->state == FS_PEER_UP && !peer->bye) fs_send_bye(peer);
     peer->why = why;
     peer->closing = closing_of(peer, why);
     int64_t ms = peer->closing == FS_CLOSING_LINGER ? FS_CLOSE_LINGER_MS : FS_CLOSE_FLUSH_MS;
@@ -244,6 +249,8 @@ static void tell(fs_peer *peer)
         if (h->on_up) h->on_up(h->arg, peer);
     }
     if (peer->state == FS_PEER_UP) fs_receive_deliver(peer, FS_DELIVER_BATCH);
+    if (peer->state == FS_PEER_UP && peer->bye && peer->flow.delivered >= peer->bye_after)
+        fs_peer_fail(peer, FS_CANCELLED, "%s", FS_FABRIC_GOODBYE);
     if (peer->state == FS_PEER_UP && peer->tell_writable) {
         peer->tell_writable = false;
         if (h->on_writable) h->on_writable(h->arg, peer);

@@ -110,6 +110,19 @@ static void receive_data(fs_peer *peer, const fs_header *h, void *data, size_t s
     }
 }
 
+/* Takes effect when what it sent before has been delivered: in the peer's turn. */
+static void receive_bye(fs_peer *peer, const fs_header *h)
+{
+    const fs_flow *flow = &peer->flow;
+    if (h->seq < flow->delivered || h->seq - flow->finished > flow->credits) {
+        fs_peer_fail(peer, FS_CORRUPT, "goodbye after %llu messages", (unsigned long long)h->seq);
+        return;
+    }
+    peer->bye = true;
+    peer->bye_after = h->seq;
+    fs_peer_ready(peer);
+}
+
 static void receive_up(fs_peer *peer, const fs_header *h, void *data, size_t size, bool rendezvous)
 {
     unsigned actions = 0;
@@ -123,6 +136,7 @@ static void receive_up(fs_peer *peer, const fs_header *h, void *data, size_t siz
     } else {
         fs_peer_act(peer, actions);
         if (h->type >= FS_MSG_DATA) receive_data(peer, h, data, size, rendezvous);
+        if (h->type == FS_MSG_BYE) receive_bye(peer, h);
         if (h->type == FS_MSG_PING) fs_send_control(peer, FS_MSG_PONG, NULL, 0);
     }
 }

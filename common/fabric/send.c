@@ -110,27 +110,33 @@ static void write_header(fs_send_op *op, uint16_t type, uint64_t seq, const void
     fs_header_encode(&h, op->header);
 }
 
-void fs_send_control(fs_peer *peer, uint16_t type, const void *data, size_t size)
+/* Returns why it could not be sent, or NULL. */
+static const char *control(fs_peer *peer, uint16_t type, uint64_t seq, const void *data, size_t size)
 {
-    if (peer->state == FS_PEER_DOWN || !peer->ep || peer->ep_failed) return;
-    if (peer->control_ops >= FS_MAX_CONTROL) {
-        fs_peer_fail(peer, FS_UNAVAILABLE, "the peer does not read");
-        return;
-    }
+    if (peer->state == FS_PEER_DOWN || !peer->ep || peer->ep_failed) return NULL;
+    if (peer->control_ops >= FS_MAX_CONTROL) return "the peer does not read";
     fs_send_op *op = calloc(1, sizeof(*op) + size);
-    if (!op) {
-        fs_peer_fail(peer, FS_UNAVAILABLE, "no memory");
-        return;
-    }
+    if (!op) return "no memory";
     op->peer = peer;
     op->size = size;
     op->control = true;
     if (size) memcpy(op->data, data, size);
-    write_header(op, type, 0, op->data);
+    write_header(op, type, seq, op->data);
     uint32_t flags = UCP_AM_SEND_FLAG_EAGER | (type == FS_MSG_HELLO ? UCP_AM_SEND_FLAG_REPLY : 0);
-    if (post(op, op->data, flags)) return;
+    if (post(op, op->data, flags)) return NULL;
     free_op(op);
-    fs_peer_fail(peer, FS_UNAVAILABLE, "UCX cannot send");
+    return "UCX cannot send";
+}
+
+void fs_send_control(fs_peer *peer, uint16_t type, const void *data, size_t size)
+{
+    const char *problem = control(peer, type, 0, data, size);
+    if (problem) fs_peer_fail(peer, FS_UNAVAILABLE, "%s", problem);
+}
+
+void fs_send_bye(fs_peer *peer)
+{
+    (void)control(peer, FS_MSG_BYE, peer->flow.sent, NULL, 0); /* it ends in any case */
 }
 
 void fs_send_drop_all(fs_peer *peer)
@@ -154,7 +160,7 @@ static bool sum_parts(const fs_slice *parts, uint32_t num_parts, size_t *size)
 /* FS_OK: peer, size and queue allow it. */
 static fs_status may_send(fs_peer *peer, uint16_t type, size_t size)
 {
-    if (peer->state != FS_PEER_UP || peer->ep_failed) return FS_UNAVAILABLE;
+    if (peer->state != FS_PEER_UP || peer->ep_failed || peer->bye) return FS_UNAVAILABLE;
     if (type < FS_MSG_DATA || size > peer->fabric->options.max_message || size > peer->theirs.max_message)
         return FS_INVALID;
     /* A message that is larger than the whole queue may go alone. */

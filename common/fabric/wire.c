@@ -1,6 +1,8 @@
 /* common/fabric/wire.c: DISPATCH, from router to expert node. */
 #include "fabric/wire.h"
 
+#include <math.h>
+
 #include "fabric/wire_int.h"
 
 /* Where the parts of a dispatch lie, from its header alone. Counts are 32 bits and bounded, so size_t holds every sum. */
@@ -85,6 +87,14 @@ static fs_status check_padding(const fs_dispatch *d, const uint8_t *data, const 
     return zero ? FS_OK : fs_fail(detail, FS_CORRUPT, "dispatch: padding is not zero");
 }
 
+static fs_status check_scales(const float *scale, uint32_t num_rows, fs_detail *detail)
+{
+    for (uint32_t r = 0; r < num_rows; r++)
+        if (!isfinite(scale[r]))
+            return fs_fail(detail, FS_CORRUPT, "dispatch: scale of row %u is not finite", r);
+    return FS_OK;
+}
+
 void fs_dispatch_group(const fs_dispatch *d, uint32_t i, uint32_t *expert, uint32_t *num_rows)
 {
     FS_ASSERT(i < d->num_groups);
@@ -138,6 +148,7 @@ fs_status fs_dispatch_decode(const uint8_t *data, size_t size, fs_dispatch *out,
     }
     st = check_groups(&d, detail);
     if (st == FS_OK) st = check_padding(&d, data, &l, detail);
+    if (st == FS_OK && d.scale) st = check_scales(d.scale, d.num_rows, detail);
     if (st == FS_OK) *out = d;
     return st;
 }
@@ -160,6 +171,7 @@ static fs_status check_source(const fs_dispatch_source *s)
     if (sum != s->num_pairs) return FS_INVALID;
     for (uint32_t i = 0; i < s->num_pairs; i++)
         if (s->pair[i] >= s->num_rows) return FS_INVALID;
+    if (s->row_format == FS_ROWS_I8 && check_scales(s->scale, s->num_rows, NULL) != FS_OK) return FS_INVALID;
     return FS_OK;
 }
 

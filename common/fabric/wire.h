@@ -40,7 +40,9 @@ void fs_dispatch_group(const fs_dispatch *d, uint32_t i, uint32_t *expert, uint3
 uint32_t fs_dispatch_pair(const fs_dispatch *d, uint32_t i);
 
 /* Checks everything: version, sizes against the limits and the message's length exactly, groups rising and summing to num_pairs,
- * row indices. Borrows data (8-byte aligned). FS_CORRUPT, FS_UNSUPPORTED (version, row format). Thread: any. */
+ * row indices, scales finite (a node rounds to int8 what it computes with them, and C leaves the rounding of NaN undefined). Rows in
+ * float32 may hold anything: they are only multiplied and summed, each for itself. Borrows data (8-byte aligned). FS_CORRUPT,
+ * FS_UNSUPPORTED (version, row format). Thread: any. */
 FS_MUST_USE fs_status fs_dispatch_decode(const uint8_t *data, size_t size, fs_dispatch *out, fs_detail *detail);
 
 /* Encodes into a fresh block, rows copied from pointers. groups: expert[i], count[i]; pair [num_pairs] row indices. row_i8/row_f32

@@ -125,8 +125,10 @@ static void complain(fs_dispatch_node *node, fs_status why, const char *text)
 {
     if (node->complained) return;
     node->complained = true;
-    fs_log_warn("node_lost", "node=%s address=%s cause=%s text=\"%s\"", node->name, node->address,
-                fs_status_name(why), text ? text : "");
+    /* It left on purpose: its rows go elsewhere all the same. */
+    fs_log_at(why == FS_CANCELLED ? FS_LOG_INFO : FS_LOG_WARN, "node_lost",
+              "node=%s address=%s cause=%s text=\"%s\"", node->name, node->address, fs_status_name(why),
+              text ? text : "");
 }
 
 static void connect_node(fs_dispatch_node *node)

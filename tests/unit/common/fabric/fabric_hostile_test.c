@@ -261,6 +261,34 @@ static void ping_with_luggage(scene *s)
     hostile_say(&s->h, (fs_header){.type = FS_MSG_PING, .to = s->h.theirs.id}, zeros, 10);
 }
 
+static void goodbye_with_luggage(scene *s)
+{
+    prove(s);
+    hostile_say(&s->h, (fs_header){.type = FS_MSG_BYE, .to = s->h.theirs.id}, zeros, 10);
+}
+static void goodbye_after_more_than_its_credits(scene *s)
+{
+    prove(s);
+    hostile_say(&s->h, (fs_header){.type = FS_MSG_BYE, .to = s->h.theirs.id, .seq = 5}, NULL, 0);
+}
+static void goodbye_before_what_was_delivered(scene *s)
+{
+    s->victim.next = 0;
+    data(s, 0, 0, 100);
+    SCENE_UNTIL(s, s->victim.messages == 1);
+    hostile_say(&s->h, (fs_header){.type = FS_MSG_BYE, .to = s->h.theirs.id}, NULL, 0);
+}
+static void goodbye_without_what_it_announced(scene *s) /* and then it only stays */
+{
+    prove(s);
+    hostile_say(&s->h, (fs_header){.type = FS_MSG_BYE, .to = s->h.theirs.id, .seq = 1}, NULL, 0);
+}
+static void goodbye(scene *s)
+{
+    prove(s);
+    hostile_say(&s->h, (fs_header){.type = FS_MSG_BYE, .to = s->h.theirs.id}, NULL, 0);
+}
+
 static void each_offence_ends_its_own_connection(void **state)
 {
     static const struct {
@@ -286,6 +314,11 @@ static void each_offence_ends_its_own_connection(void **state)
         {"unused_credits", unused_credits, FS_CORRUPT},
         {"hello_again", hello_again, FS_CORRUPT},
         {"ping_with_luggage", ping_with_luggage, FS_CORRUPT},
+        {"goodbye_with_luggage", goodbye_with_luggage, FS_CORRUPT},
+        {"goodbye_after_more_than_its_credits", goodbye_after_more_than_its_credits, FS_CORRUPT},
+        {"goodbye_before_what_was_delivered", goodbye_before_what_was_delivered, FS_CORRUPT},
+        {"goodbye_without_what_it_announced", goodbye_without_what_it_announced, FS_CANCELLED},
+        {"goodbye", goodbye, FS_CANCELLED}, /* no offence */
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         print_message("  %s\n", cases[i].name);

@@ -18,7 +18,9 @@ static void child_times(node *n)
     n->options.silent_ns = 1000000000;
 }
 
-/* Echoes; 0 once its peer is down. */
+enum { SAW_GOODBYE = 10, SAW_LOSS = 11 };
+
+/* Echoes until its peer is down; tells what it saw. */
 static int child_main(const char *address)
 {
     uv_loop_t loop;
@@ -32,7 +34,9 @@ static int child_main(const char *address)
     RUN_UNTIL(&loop, n.downs == 1);
     node_stop(&n, &loop);
     uv_run(&loop, UV_RUN_DEFAULT);
-    return uv_loop_close(&loop) == 0 && n.why == FS_UNAVAILABLE ? 0 : 1;
+    if (uv_loop_close(&loop) != 0) return 1;
+    bool goodbye = n.why == FS_CANCELLED && strcmp(n.text, FS_FABRIC_GOODBYE) == 0;
+    return goodbye ? SAW_GOODBYE : n.why == FS_UNAVAILABLE ? SAW_LOSS : 1;
 }
 
 typedef struct {
@@ -54,6 +58,7 @@ static void parent_up(parent *p)
     assert_string_equal(p->n.peer_name, "child");
 }
 
+/* Returns the child's status. */
 static int parent_down(parent *p)
 {
     /* Of a lost peer nothing is left, before the fabric is closed. */
@@ -74,7 +79,7 @@ static void messages_cross_processes_in_order(void **state)
     for (uint32_t i = 0; i < 7; i++) assert_int_equal(node_send_owned(&p.n, i, sizes[i]), FS_OK);
     RUN_UNTIL(&p.loop, p.n.messages == 7);
     assert_true(p.n.in_order);
-    assert_int_equal(parent_down(&p), 0);
+    assert_int_equal(WEXITSTATUS(parent_down(&p)), SAW_GOODBYE);
 }
 
 static void a_killed_peer_is_lost(void **state)
@@ -116,7 +121,8 @@ static void a_stopped_peer_is_lost_by_its_silence(void **state)
     assert_int_equal(p.n.why, FS_UNAVAILABLE);
     assert_non_null(strstr(p.n.text, "silent"));
     kill(p.child, SIGCONT);
-    assert_int_equal(parent_down(&p), 0); /* it finds that we are gone, and ends by itself */
+    /* It finds that we are gone without a word, and ends by itself. */
+    assert_int_equal(WEXITSTATUS(parent_down(&p)), SAW_LOSS);
 }
 
 static void idle_peers_stay_up(void **state)
@@ -125,7 +131,52 @@ static void idle_peers_stay_up(void **state)
     parent_up(&p);
     node_run_for(&p.loop, 3 * p.n.options.silent_ns);
     assert_int_equal(p.n.downs, 0);
-    assert_int_equal(parent_down(&p), 0);
+    assert_int_equal(WEXITSTATUS(parent_down(&p)), SAW_GOODBYE);
+}
+
+/* What carries active messages to the peer, in UCX's words. The lanes of a connection are settled once messages went both ways. */
+static void describe_endpoint(parent *p, char *out, size_t size)
+{
+    assert_int_equal(node_send(&p->n, 0, 20000), FS_OK);
+    RUN_UNTIL(&p->loop, p->n.messages == 1);
+    memset(out, 0, size);
+    FILE *stream = fmemopen(out, size - 1, "w");
+    ucp_ep_print_info(p->n.peer->ep, stream);
+    fclose(stream);
+    print_message("%s", out);
+}
+
+static const char *am_lane(const char *text)
+{
+    static char line[256];
+    for (const char *at = strstr(text, "lane["); at; at = strstr(at + 1, "lane[")) {
+        snprintf(line, sizeof(line), "%.*s", (int)strcspn(at, "\n"), at);
+        if (strstr(line, " am ")) return line;
+    }
+    return "";
+}
+
+static void one_machine_speaks_through_shared_memory_by_default(void **state)
+{
+    parent p;
+    char text[8192];
+    unsetenv("UCX_TLS");
+    parent_up(&p);
+    describe_endpoint(&p, text, sizeof(text));
+    assert_true(strstr(am_lane(text), "sysv/memory") || strstr(am_lane(text), "posix/memory"));
+    parent_down(&p);
+}
+
+static void ucx_tls_is_the_operators(void **state)
+{
+    parent p;
+    char text[8192];
+    setenv("UCX_TLS", "tcp", 1);
+    parent_up(&p);
+    describe_endpoint(&p, text, sizeof(text));
+    assert_non_null(strstr(am_lane(text), "tcp/"));
+    assert_null(strstr(text, "/memory"));
+    parent_down(&p);
 }
 
 static int run(const char *name, const char *tls)
@@ -144,5 +195,10 @@ static int run(const char *name, const char *tls)
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "--child") == 0) return child_main(argv[2]);
-    return run("every transport", "all") + run("tcp", "tcp");
+    const struct CMUnitTest transports[] = {
+        cmocka_unit_test(one_machine_speaks_through_shared_memory_by_default),
+        cmocka_unit_test(ucx_tls_is_the_operators),
+    };
+    return run("every transport", "all") + run("tcp", "tcp") +
+           cmocka_run_group_tests_name("transports", transports, NULL, NULL);
 }

@@ -1,6 +1,11 @@
 /* tests/unit/common/fabric/fabric_test.c: two fabrics on one loop, over shared memory and over TCP. */
 #include "node_helper.h"
 
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <unistd.h>
+
 typedef struct {
     uv_loop_t loop;
     node a, b; /* a listens, b connects */
@@ -221,10 +226,84 @@ static void closing_a_peer_tells_both(void **state)
     assert_int_equal(node_send(&p.b, 0, 8), FS_UNAVAILABLE);
     RUN_UNTIL(&p.loop, p.a.downs == 1 && p.b.downs == 1);
     assert_int_equal(p.b.why, FS_CANCELLED);
-    assert_int_equal(p.a.why, FS_UNAVAILABLE);
+    assert_int_equal(p.a.why, FS_CANCELLED);
+    assert_string_equal(p.a.text, FS_FABRIC_GOODBYE);
     node_connect(&p.b, p.a.address);
     RUN_UNTIL(&p.loop, p.a.ups == 2 && p.b.ups == 2);
+    pair_fini(&p); /* closes b first, as a whole */
+    assert_int_equal(p.a.downs, 2);
+    assert_int_equal(p.a.why, FS_CANCELLED);
+    assert_string_equal(p.a.text, FS_FABRIC_GOODBYE);
+}
+
+static void what_was_sent_before_the_goodbye_is_delivered(void **state)
+{
+    pair p;
+    pair_up(&p);
+    for (uint32_t i = 0; i < 20; i++) assert_int_equal(node_send(&p.b, i, 4000), FS_OK);
+    fs_peer_close(p.b.peer);
+    RUN_UNTIL(&p.loop, p.a.downs == 1);
+    assert_int_equal(p.a.messages, 20);
+    assert_true(p.a.in_order);
+    assert_int_equal(p.a.why, FS_CANCELLED);
     pair_fini(&p);
+}
+
+static bool is_ours(unsigned long inode)
+{
+    char want[64];
+    snprintf(want, sizeof(want), "socket:[%lu]", inode);
+    for (int fd = 0; fd < 1024; fd++) {
+        char path[64], link[64] = "";
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        if (readlink(path, link, sizeof(link) - 1) > 0 && strcmp(link, want) == 0) return true;
+    }
+    return false;
+}
+
+/* Of this process; the local address as /proc/net/tcp has it. */
+static void count_listening(uint32_t *loopback, uint32_t *others)
+{
+    char line[512];
+    FILE *file = fopen("/proc/self/net/tcp", "r");
+    assert_non_null(file);
+    *loopback = *others = 0;
+    while (fgets(line, sizeof(line), file)) {
+        unsigned address, port, state;
+        unsigned long inode;
+        if (sscanf(line, " %*d: %x:%x %*x:%*x %x %*s %*s %*s %*s %*s %lu", &address, &port, &state, &inode) !=
+            4)
+            continue;
+        if (state != TCP_LISTEN || !is_ours(inode)) continue;
+        ++*((ntohl(address) >> 24 == 127) ? loopback : others);
+    }
+    fclose(file);
+}
+
+static void nothing_listens_beyond_loopback(void **state)
+{
+    pair p;
+    pair_up(&p);
+    uint32_t loopback, others;
+    count_listening(&loopback, &others);
+    assert_true(loopback >= 1); /* ours, and UCX's own */
+    assert_int_equal(others, 0);
+    fs_detail detail = {0};
+    fs_peer *peer;
+    assert_int_equal(fs_fabric_connect(p.b.fabric, "192.0.2.1:9", NULL, &peer, &detail), FS_UNSUPPORTED);
+    assert_non_null(strstr(detail.text, "UCX_NET_DEVICES"));
+    char bound[128];
+    assert_int_equal(fs_fabric_listen(p.b.fabric, "0.0.0.0:0", bound, &detail), FS_UNSUPPORTED);
+    pair_fini(&p);
+}
+
+static void a_fabric_without_an_address_closes(void **state)
+{
+    pair p;
+    pair_init(&p);
+    node_start(&p.a, &p.loop);
+    pair_fini(&p);
+    assert_true(p.a.closed);
 }
 
 static void a_kept_message_outlives_peer_and_fabric(void **state)
@@ -273,6 +352,9 @@ static int run(const char *name, const char *tls)
         cmocka_unit_test(a_port_in_use_is_unavailable),
         cmocka_unit_test(messages_over_the_limit_are_refused),
         cmocka_unit_test(closing_a_peer_tells_both),
+        cmocka_unit_test(what_was_sent_before_the_goodbye_is_delivered),
+        cmocka_unit_test(nothing_listens_beyond_loopback),
+        cmocka_unit_test(a_fabric_without_an_address_closes),
         cmocka_unit_test(a_kept_message_outlives_peer_and_fabric),
         cmocka_unit_test(closing_in_the_middle_of_messages),
     };

@@ -1,6 +1,8 @@
 /* tests/unit/common/fabric/wire_test.c: dispatches and results, whole and broken. */
 #include "node_helper.h"
 
+#include <math.h>
+
 #include "fabric/wire.h"
 
 enum { ROWS = 3, GROUPS = 2, PAIRS = 4 };
@@ -203,6 +205,38 @@ static uint8_t *make_result(uint32_t hidden_size, size_t *size, float **row)
     return block;
 }
 
+/* A node would round NaN to int8. A float32 row is only multiplied: it may hold anything. */
+static void a_scale_that_is_not_finite_is_refused(void **state)
+{
+    static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    for (int k = 0; k < 8; k++) {
+        sample s;
+        fs_buffer b = {0};
+        fs_dispatch d;
+        fs_detail detail = {0};
+        float broken[ROWS] = {0.5f, 0.0f, -3.0f};
+        sample_init(&s, FS_ROWS_I8, 100);
+        s.source.scale = broken;
+        assert_int_equal(fs_dispatch_encode(&s.source, &b), FS_OK);
+        assert_int_equal(fs_dispatch_decode(b.data, b.size, &d, NULL), FS_OK);
+        int row = k < 4 ? 0 : ROWS - 1;
+        memcpy((uint8_t *)(uintptr_t)&d.scale[row], &bad[k % 4], sizeof(float));
+        assert_int_equal(fs_dispatch_decode(b.data, b.size, &d, &detail), FS_CORRUPT);
+        assert_non_null(strstr(detail.text, row == 0 ? "scale of row 0" : "scale of row 2"));
+        fs_buffer_free(&b);
+        broken[row] = bad[k % 4];
+        assert_int_equal(fs_dispatch_encode(&s.source, &b), FS_INVALID);
+    }
+    sample s;
+    fs_buffer b = {0};
+    fs_dispatch d;
+    sample_init(&s, FS_ROWS_F32, 200);
+    s.f32[1][7] = NAN;
+    assert_int_equal(fs_dispatch_encode(&s.source, &b), FS_OK);
+    assert_int_equal(fs_dispatch_decode(b.data, b.size, &d, NULL), FS_OK);
+    fs_buffer_free(&b);
+}
+
 static void a_result_is_made_in_place(void **state)
 {
     size_t size;
@@ -267,6 +301,7 @@ int main(void)
         cmocka_unit_test(a_dispatch_of_any_other_length_is_corrupt),
         cmocka_unit_test(a_broken_dispatch_is_refused_and_says_what),
         cmocka_unit_test(a_wrong_source_is_invalid),
+        cmocka_unit_test(a_scale_that_is_not_finite_is_refused),
         cmocka_unit_test(a_result_is_made_in_place),
         cmocka_unit_test(a_broken_result_is_refused_and_says_what),
     };
