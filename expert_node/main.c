@@ -273,14 +273,15 @@ static fs_status start_member(node *n, fs_detail *detail)
     fs_status st = fs_rpc_create(&n->loop, &n->rpc);
     if (st != FS_OK) return fs_fail(detail, st, "cannot start gRPC");
     const fs_model_config *config = fs_store_config(n->store);
-    const char *slash = strrchr(n->options.model, '/');
+    char name[FS_MODEL_NAME_BYTES];
+    fs_model_name(n->options.model, name);
     Foresight__V1__RegisterRequest self = FORESIGHT__V1__REGISTER_REQUEST__INIT;
     self.name = (char *)n->options.name;
     self.kind = FORESIGHT__V1__MEMBER_KIND__MEMBER_KIND_EXPERT_NODE;
     self.address = n->options.advertise ? (char *)n->options.advertise : n->bound;
     self.rack = (char *)n->options.rack;
     self.model_fingerprint = fs_store_fingerprint(n->store);
-    self.model_name = (char *)(slash && slash[1] ? slash + 1 : n->options.model);
+    self.model_name = name;
     self.num_moe_layers = config->num_moe_layers;
     self.num_experts = config->num_experts;
     self.capacity_bytes = n->options.memory_bytes;

@@ -1,19 +1,6 @@
 /* router/model.c: see model.h. */
 #include "model.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-/* "models/demo/" and "." have a name too. */
-static void name_of(const char *dir, char out[256])
-{
-    char *real = realpath(dir, NULL);
-    const char *path = real ? real : dir, *slash = strrchr(path, '/');
-    snprintf(out, 256, "%s", slash && slash[1] ? slash + 1 : path);
-    free(real);
-}
-
 static fs_status check(const fs_router_model *m, const char *dir, fs_detail *detail)
 {
     uint32_t tokens = fs_tokenizer_vocab_size(m->tokenizer);
@@ -25,7 +12,7 @@ static fs_status check(const fs_router_model *m, const char *dir, fs_detail *det
 fs_status fs_router_model_open(const char *dir, fs_router_model *out, fs_detail *detail)
 {
     fs_router_model m = {0};
-    name_of(dir, m.name);
+    fs_model_name(dir, m.name);
     fs_status st = fs_model_config_load(dir, &m.config, detail);
     if (st == FS_OK) st = fs_tensors_open(dir, &m.tensors, detail);
     if (st == FS_OK) st = fs_tokenizer_load(dir, &m.tokenizer, detail);

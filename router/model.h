@@ -7,7 +7,7 @@
 #include "model/tokenizer.h"
 
 typedef struct {
-    char name[256]; /* the directory's */
+    char name[FS_MODEL_NAME_BYTES]; /* the directory's */
     fs_model_config config;
     fs_tensors *tensors;
     fs_tokenizer *tokenizer;

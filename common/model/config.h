@@ -75,4 +75,9 @@ struct fs_tensors;
 FS_MUST_USE fs_status fs_model_fingerprint(const char *dir, const struct fs_tensors *tensors, uint64_t *out,
                                            fs_detail *detail);
 
+/* A model's name is its directory's, "models/demo/" and "." included: the last part of the resolved path, cut to fit. Touches the
+ * file system. Thread: any. */
+enum { FS_MODEL_NAME_BYTES = 256 };
+void fs_model_name(const char *dir, char out[FS_MODEL_NAME_BYTES]);
+
 #endif

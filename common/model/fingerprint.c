@@ -1,4 +1,6 @@
-/* common/model/fingerprint.c: one number that members of a cluster compare before they work together. */
+/* common/model/fingerprint.c: which model it is: the number that members of a cluster compare before they work together, and a name. */
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -49,4 +51,12 @@ out:
     fs_buffer_free(&config);
     fs_buffer_free(&path);
     return st;
+}
+
+void fs_model_name(const char *dir, char out[FS_MODEL_NAME_BYTES])
+{
+    char *real = realpath(dir, NULL);
+    const char *path = real ? real : dir, *slash = strrchr(path, '/');
+    snprintf(out, FS_MODEL_NAME_BYTES, "%s", slash && slash[1] ? slash + 1 : path);
+    free(real);
 }

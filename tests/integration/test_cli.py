@@ -74,6 +74,12 @@ def test_a_served_model_answers_and_shows_itself(serve):
     assert code == 0 and "serving" in out and "expert-2" in out and "experts_wait" in out
 
 
+def test_a_model_has_its_directorys_name_however_it_is_written(serve):
+    cluster = serve("--model", f"{DEMO}/../demo/")
+    code, out, err = run("foresight", "status", "--connect", cluster.address["coordinator"], "--json")
+    assert code == 0 and json.loads(out)["model"] == "demo", err
+
+
 def test_text_is_the_same_from_a_cluster_for_one_command_whatever_its_size(serve):
     cluster = serve()
     want = generate("--connect", cluster.address["grpc"], "--prompt", "Once upon a time", *GREEDY)[1]["token_ids"]
