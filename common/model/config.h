@@ -70,7 +70,8 @@ FS_MUST_USE fs_status fs_model_config_load(const char *dir, fs_model_config *out
 const char *fs_model_family_name(fs_model_family family); /* "readme_moe" */
 
 /* A fingerprint of what decides a model's results: the bytes of config.json and, from the safetensors headers, every
- * tensor's name, dtype, shape and place. Members of one cluster must agree on it. Thread: any. */
+ * tensor's name, dtype, shape and place; of compressed parts also their 64-byte headers, which carry the checksums of their
+ * weights. Other weights are not read (that would be the whole file). Members of one cluster must agree on it. Thread: any. */
 struct fs_tensors;
 FS_MUST_USE fs_status fs_model_fingerprint(const char *dir, const struct fs_tensors *tensors, uint64_t *out,
                                            fs_detail *detail);

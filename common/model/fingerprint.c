@@ -9,8 +9,10 @@
 #include "model/safetensors.h"
 
 #define MAX_CONFIG_BYTES (1u << 20)
+#define HEAD_BYTES       64u /* of a compressed part: its header, which carries the checksum of the rest */
 
-/* Each tensor as bytes that cannot be read in two ways: lengths before text, numbers little-endian. */
+/* Each tensor as bytes that cannot be read in two ways: lengths before text, numbers little-endian. Of a compressed part its header
+ * too: two packings of one shape are two models, and one cluster must not mix them. */
 static void describe(const fs_tensor *t, fs_buffer *out)
 {
     size_t name_size = strlen(t->name);
@@ -22,6 +24,8 @@ static void describe(const fs_tensor *t, fs_buffer *out)
     for (uint32_t d = 0; d < t->num_dims; d++) fs_buffer_append_u64(out, t->shape[d]);
     fs_buffer_append_u32(out, t->file);
     fs_buffer_append_u64(out, t->file_offset);
+    if (t->dtype == FS_DTYPE_U8 && t->data)
+        fs_buffer_append(out, t->data, t->size < HEAD_BYTES ? t->size : HEAD_BYTES);
 }
 
 fs_status fs_model_fingerprint(const char *dir, const struct fs_tensors *tensors, uint64_t *out,

@@ -407,6 +407,33 @@ static void a_fingerprint_sees_config_names_shapes_and_places(void **state)
     remove_dir(&d);
 }
 
+static void a_fingerprint_sees_the_checksums_of_compressed_parts(void **state)
+{
+    directory d = make_dir();
+    put(&d, "config.json", "{}", 2);
+    uint64_t print[3];
+    for (size_t i = 0; i < 3; i++) {
+        static const size_t flipped[] = {0, 40, 100}; /* none, in the header, behind it */
+        uint8_t part[128] = {0};
+        if (i > 0) part[flipped[i]] = 1;
+        const uint64_t shape[] = {sizeof(part)};
+        fs_safetensors_writer *w = NULL;
+        fs_tensors *tensors = NULL;
+        unlink(in(&d, "model.safetensors"));
+        assert_int_equal(fs_safetensors_writer_create(in(&d, "model.safetensors"), 64, &w, NULL), FS_OK);
+        assert_int_equal(fs_safetensors_writer_declare(w, "part.sub1", FS_DTYPE_U8, 1, shape), FS_OK);
+        assert_int_equal(fs_safetensors_writer_write(w, part, sizeof(part), NULL), FS_OK);
+        assert_int_equal(fs_safetensors_writer_finish(w, NULL), FS_OK);
+        fs_safetensors_writer_destroy(w);
+        assert_int_equal(fs_tensors_open(d.path, &tensors, NULL), FS_OK);
+        assert_int_equal(fs_model_fingerprint(d.path, tensors, &print[i], NULL), FS_OK);
+        fs_tensors_close(tensors);
+    }
+    assert_true(print[0] != print[1]);
+    assert_true(print[0] == print[2]);
+    remove_dir(&d);
+}
+
 /* --- the writer --- */
 
 static void what_is_written_is_read(void **state)
@@ -510,6 +537,7 @@ int main(void)
         cmocka_unit_test(an_index_that_lies_is_corrupt),
         cmocka_unit_test(what_is_no_model_is_refused),
         cmocka_unit_test(a_fingerprint_sees_config_names_shapes_and_places),
+        cmocka_unit_test(a_fingerprint_sees_the_checksums_of_compressed_parts),
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(a_file_without_tensors_is_valid),
         cmocka_unit_test(the_writer_refuses_what_was_not_declared),
