@@ -2,7 +2,7 @@
  * run of bytes and look at the same 16 columns: their look-ups in shared memory meet no bank conflict, whatever the weights.
  *
  * Sums travel in pairs, two of 16 bits in a word, added as one 32-bit integer: exact while neither passes 2^15, which is why a
- * block takes at most FS_GPU_MAX_NONZEROS of a row (255 * 128 < 2^15). For one row of x the pair is (positive,
+ * block takes at most FS_GPU_MAX_NONZEROS of a row (258 * 127 < 2^15; -128 counts as -127). For one row of x the pair is (positive,
  * negative) and the sign is part of the look-up's index; for more it is two rows of x. */
 #ifndef FS_GPU_BLOCKED_KERNELS_H
 #define FS_GPU_BLOCKED_KERNELS_H
@@ -42,12 +42,18 @@ FS_DEVICE fs_gpu_part fs_part_of(const fs_gpu_product *p, uint32_t block, uint32
     return part;
 }
 
+FS_DEVICE uint32_t fs_x_at(const int8_t *x, uint32_t at)
+{
+    int32_t v = x[at];
+    return (uint32_t)(v < -127 ? -127 : v);
+}
+
 /* One row of x: for every 16 columns the words x of a positive weight, then those of a negative one. */
 FS_DEVICE void fs_fill_signed(uint8_t *table, const int8_t *x, uint32_t num_cols, uint32_t t)
 {
     for (uint32_t c = t; c < num_cols; c += FS_BLOCK_DIM) {
         uint8_t *at = table + c / 16 * FS_GPU_TABLE_BLOCK + c % 16 * 4;
-        uint32_t v = (uint32_t)(int32_t)x[c];
+        uint32_t v = fs_x_at(x, c);
         fs_store_word(at, v);
         fs_store_word(at + 64, v << 16);
     }
@@ -65,7 +71,7 @@ FS_DEVICE void fs_fill_quads(uint8_t *table, const int8_t *x, uint32_t stride, u
             uint32_t v[4];
             FS_UNROLL(4)
             for (uint32_t i = 0; i < 4; i++)
-                v[i] = 4 * q + i < num_x ? (uint32_t)(int32_t)x[(4 * q + i) * stride + c] : 0;
+                v[i] = 4 * q + i < num_x ? fs_x_at(x, (4 * q + i) * stride + c) : 0;
             fs_store_pair(at + q * FS_GPU_TABLE_UNIT, v[0] + (v[1] << 16), v[2] + (v[3] << 16));
         }
     }
@@ -76,23 +82,27 @@ typedef struct {
     uint32_t at[3], neg[3];
 } fs_gpu_codes;
 
-/* 2:16. word: the row's four bytes; signs: its four bits, from bit 0. */
-FS_DEVICE void fs_decode_2_16(uint32_t word, uint32_t signs, fs_gpu_codes *codes)
-{
-    uint32_t a = word & 0x0f0f0f0fu, b = word >> 4 & 0x0f0f0f0fu;
-    uint32_t in_order = (b | 0x10101010u) - a; /* bit 4 of a byte: a <= b. No byte borrows from the next */
-    uint32_t spread = (signs & 15u) * 0x02040810u; /* bit k to bit 4 of byte k; other bits fall between */
-    codes->at[0] = a;
-    codes->at[1] = b;
-    codes->neg[0] = ~in_order & spread & 0x10101010u;
-    codes->neg[1] = (~in_order | spread) & 0x10101010u;
-}
-
+/* n:16, n a constant. The first place is in the nibbles (n = 1) or in the codes, which also say the way back to the second, as the
+ * nibbles do to the third; whoever passes column 0 on its way changes the sign. Four blocks at once, a byte each: bit 4 takes up
+ * what a subtraction borrows. */
 FS_DEVICE void fs_decode(uint32_t n, const uint8_t *unit, uint32_t row, fs_gpu_codes *codes)
 {
-    (void)n;
-    uint32_t signs = fs_load_word(unit + 64 + row / 8 * 4) >> row % 8 * 4;
-    fs_decode_2_16(fs_load_word(unit + 4 * row), signs, codes);
+    uint32_t nibbles = 0, word = 0;
+    uint32_t signs = fs_load_word(unit + FS_GPU_SIGNS_AT(n) + row / 8 * 4) >> row % 8 * 4 & 15u;
+    if (n % 2 != 0)
+        nibbles = fs_load_word(unit + FS_GPU_NIBBLES_AT(n) + row / 16 * 32 + row % 8 * 4) >>
+                      row % 16 / 8 * 4 &
+                  0x0f0f0f0fu;
+    if (n >= 2) word = fs_load_word(unit + row * 4);
+    codes->at[0] = n == 1 ? nibbles : word >> 2 & 0x0f0f0f0fu;
+    codes->neg[0] = signs * 0x02040810u & 0x10101010u; /* bit k to bit 4 of byte k; other bits fall between */
+    FS_UNROLL(2)
+    for (uint32_t j = 1; j < n; j++) {
+        uint32_t way = j == 1 ? (word >> 6 & 0x03030303u) | (word << 2 & 0x0c0c0c0cu) : nibbles;
+        uint32_t left = (codes->at[j - 1] | 0x10101010u) - way;
+        codes->at[j] = left & 0x0f0f0f0fu;
+        codes->neg[j] = (codes->neg[j - 1] ^ ~left) & 0x10101010u;
+    }
 }
 
 /* The pair's halves: the low one is sign-extended, the high one is what is left. */
@@ -198,7 +208,7 @@ FS_DEVICE void fs_blocked(const fs_gpu_product *list, uint32_t count, uint32_t n
         uint32_t row = part.first_row + t;
         if (row >= p->padded_rows) continue;
         const uint8_t *unit = p->payload + (uint64_t)(row / FS_GPU_GROUP_ROWS) * p->group_bytes +
-                              FS_GPU_SCALE_BYTES + part.first_unit * FS_GPU_UNIT_BYTES(n);
+                              p->scale_bytes + part.first_unit * FS_GPU_UNIT_BYTES(n);
         if (quads == 0) {
             uint32_t pair = fs_sum_signed(unit, row % FS_GPU_GROUP_ROWS, part.num_units, n, table);
             fs_add_sums(p, part.first_x, row, fs_low_sum(pair), fs_high_sum(pair));
@@ -210,6 +220,18 @@ FS_DEVICE void fs_blocked(const fs_gpu_product *list, uint32_t count, uint32_t n
     }
 }
 
+FS_KERNEL(fs_blocked_1_16_x1, fs_gpu_product)
+{
+    fs_blocked(list, count, 1, 0);
+}
+FS_KERNEL(fs_blocked_1_16_x4, fs_gpu_product)
+{
+    fs_blocked(list, count, 1, 1);
+}
+FS_KERNEL(fs_blocked_1_16_x8, fs_gpu_product)
+{
+    fs_blocked(list, count, 1, 2);
+}
 FS_KERNEL(fs_blocked_2_16_x1, fs_gpu_product)
 {
     fs_blocked(list, count, 2, 0);
@@ -221,6 +243,18 @@ FS_KERNEL(fs_blocked_2_16_x4, fs_gpu_product)
 FS_KERNEL(fs_blocked_2_16_x8, fs_gpu_product)
 {
     fs_blocked(list, count, 2, 2);
+}
+FS_KERNEL(fs_blocked_3_16_x1, fs_gpu_product)
+{
+    fs_blocked(list, count, 3, 0);
+}
+FS_KERNEL(fs_blocked_3_16_x4, fs_gpu_product)
+{
+    fs_blocked(list, count, 3, 1);
+}
+FS_KERNEL(fs_blocked_3_16_x8, fs_gpu_product)
+{
+    fs_blocked(list, count, 3, 2);
 }
 
 #endif

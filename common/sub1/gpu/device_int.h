@@ -12,18 +12,20 @@ enum {
     FS_GPU_ALIGN = 256,      /* of every part of device memory */
 };
 
-/* An expert's memory on the device: the payloads of its parts, then their scales, row by row. */
+/* An expert's memory on the device: the payloads of its parts, then, in one range (the tables), their scales and biases by row. */
 struct fs_device_expert {
     fs_expert shape; /* its matrices' payloads are the host's: only while it is uploaded */
     fs_gpu_address memory;
     size_t bytes;
-    size_t payload_at[FS_GPU_PARTS], scales_at[FS_GPU_PARTS]; /* in memory */
-    uint32_t num_runs;                                        /* that use it */
+    size_t payload_at[FS_GPU_PARTS], tables_at; /* in memory */
+    size_t scales_at[FS_GPU_PARTS],
+        bias_at[FS_GPU_PARTS]; /* [2][padded rows] bf16, [rows] float32, as far as they are there */
+    uint32_t num_runs;         /* that use it */
     bool uploading, ready, released;
 
     /* while it is uploaded */
-    uint16_t *scales; /* [parts][2][padded rows], as at scales_at[0] */
-    size_t sent;      /* bytes of memory that are on their way */
+    uint8_t *tables; /* from tables_at on */
+    size_t sent;     /* bytes of memory that are on their way */
     void (*done)(void *arg, fs_status status);
     void *arg;
     fs_device_expert *next;                /* of those that wait */

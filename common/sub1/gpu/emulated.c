@@ -7,6 +7,7 @@
 #include "gpu/blocked_kernels.h"
 #include "gpu/driver.h"
 #include "gpu/float_kernels.h"
+#include "gpu/free_kernels.h"
 
 #define KERNEL_ENTRY(id, symbol) symbol,
 static fs_grid_kernel *const kernels[] = {FS_GPU_KERNELS(KERNEL_ENTRY)};

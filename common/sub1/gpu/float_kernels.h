@@ -58,21 +58,65 @@ FS_DEVICE fs_gpu_stretch fs_find_stretch(const fs_gpu_item *list, uint32_t count
     return s;
 }
 
-/* Row i of part's matrix times row x of what it was multiplied with. */
+/* Row i of part's matrix times row x of what it was multiplied with, and its bias. */
 FS_DEVICE float fs_product(const fs_gpu_item *item, uint32_t part, uint32_t x, uint32_t i, float scale)
 {
     uint32_t rows = item->sum_rows[part];
     const int32_t *sums = item->sums[part] + (uint64_t)x * 2 * rows + i;
     const uint16_t *scales = item->scales[part] + i;
-    float pos = fs_float_of((uint32_t)scales[0] << 16) * (float)sums[0];
-    float neg = fs_float_of((uint32_t)scales[rows] << 16) * (float)sums[rows];
-    return scale * (pos + neg);
+    float pos = fs_float_of((uint32_t)scales[0] << 16), neg = fs_float_of((uint32_t)scales[rows] << 16), y;
+    if (item->symmetric[part] != 0)
+        y = scale * (pos * (float)(sums[0] - sums[rows]));
+    else
+        y = scale * (pos * (float)sums[0] + neg * (float)sums[rows]);
+    return item->bias[part] ? y + item->bias[part][i] : y;
 }
 
-FS_DEVICE float fs_activation(float gate, float up)
+/* 1 / (1 + exp(v)) */
+FS_DEVICE float fs_sigmoid_of_negated(float v)
 {
-    float sigmoid = 1.0f / (1.0f + fs_exp(-gate));
-    return gate * sigmoid * up;
+    return 1.0f / (1.0f + fs_exp(v));
+}
+
+/* activation.c: Phi(x). Press et al., Numerical Recipes, 6.2. */
+FS_DEVICE float fs_normal_distribution(float x)
+{
+    float z = (x < 0 ? -x : x) * 0.70710678f, t = 1.0f / (1.0f + 0.5f * z);
+    float p = 0.17087277f * t + -0.82215223f;
+    p = p * t + 1.48851587f;
+    p = p * t + -1.13520398f;
+    p = p * t + 0.27886807f;
+    p = p * t + -0.18628806f;
+    p = p * t + 0.09678418f;
+    p = p * t + 0.37409196f;
+    p = p * t + 1.00002368f;
+    p = p * t + -1.26551223f;
+    float half = 0.5f * (t * fs_exp(p - z * z));
+    return x < 0 ? half : 1.0f - half;
+}
+
+FS_DEVICE float fs_act(uint32_t activation, float x)
+{
+    if (activation == FS_GPU_RELU) return x < 0 ? 0 : x;
+    if (activation == FS_GPU_GELU) return x * fs_normal_distribution(x);
+    if (activation == FS_GPU_GELU_TANH)
+        return x * fs_sigmoid_of_negated(-1.5957691f * (x + 0.044715f * (x * x * x)));
+    return x * fs_sigmoid_of_negated(-x);
+}
+
+FS_DEVICE float fs_clamped_swiglu(float limit, float gate, float up)
+{
+    float g = gate > limit ? limit : gate, u = up > limit ? limit : up < -limit ? -limit : up;
+    return (g * fs_sigmoid_of_negated(-(1.702f * g))) * (u + 1.0f);
+}
+
+FS_DEVICE float fs_activation_at(const fs_gpu_item *item, uint32_t x, uint32_t i)
+{
+    float scale = item->x_scale[x], up = fs_product(item, 1, x, i, scale);
+    if (item->no_gate != 0) return fs_act(item->activation, up);
+    float gate = fs_product(item, 0, x, i, scale);
+    if (item->activation == FS_GPU_SWIGLU_CLAMPED) return fs_clamped_swiglu(item->swiglu_limit, gate, up);
+    return fs_act(item->activation, gate) * up;
 }
 
 /* a = act(gate) * up, and the largest |a| of each row. */
@@ -88,9 +132,7 @@ FS_KERNEL(fs_activate, fs_gpu_item)
         FS_MINE(largest, t) = 0;
         for (uint32_t i = s.first + t; i < s.first + FS_GPU_TILE && i < item->intermediate;
              i += FS_BLOCK_DIM) {
-            float gate = fs_product(item, 0, s.x, i, item->x_scale[s.x]);
-            float up = fs_product(item, 1, s.x, i, item->x_scale[s.x]);
-            float a = fs_activation(gate, up);
+            float a = fs_activation_at(item, s.x, i);
             item->a[(uint64_t)s.x * item->a_stride + i] = a;
             uint32_t bits = fs_bits_of(a) & 0x7fffffffu;
             if (bits > FS_MINE(largest, t)) FS_MINE(largest, t) = bits;

@@ -1,5 +1,6 @@
 /* common/sub1/gpu/plan.c: a run's memory and launches: which kernels, over which lists, how many blocks. Integer sums are exact, so
  * columns may be split over as many blocks as keep the device busy: the bits do not change. */
+#include <assert.h>
 #include <string.h>
 
 #include "gpu/device_int.h"
@@ -11,6 +12,11 @@ enum {
     MAX_UNITS = 32,   /* of a block: 32 KiB of shared memory with two quads of x */
     NUM_TILES = 3,    /* kernels of a format: x1, x4, x8 */
 };
+
+static_assert((int)FS_GPU_SILU == FS_ACT_SILU && (int)FS_GPU_GELU == FS_ACT_GELU &&
+                  (int)FS_GPU_GELU_TANH == FS_ACT_GELU_TANH && (int)FS_GPU_RELU == FS_ACT_RELU &&
+                  (int)FS_GPU_SWIGLU_CLAMPED == FS_ACT_SWIGLU_CLAMPED,
+              "kernels know the activations by these numbers");
 
 /* Where the parts of one item lie in the workspace. */
 typedef struct {
@@ -35,9 +41,16 @@ static const fs_sub1_matrix *matrix_of(const fs_device_item *item, uint32_t part
     return &item->expert->shape.sub1[part];
 }
 
+/* The gate, where there is one. */
+static uint32_t first_part(const fs_device_item *item)
+{
+    return item->expert->shape.no_gate ? FS_PART_UP : FS_PART_GATE;
+}
+
 static uint32_t padded_x(const fs_device_item *item)
 {
-    uint32_t gate = matrix_of(item, FS_PART_GATE)->padded_cols, up = matrix_of(item, FS_PART_UP)->padded_cols;
+    uint32_t gate = matrix_of(item, first_part(item))->padded_cols,
+             up = matrix_of(item, FS_PART_UP)->padded_cols;
     return gate > up ? gate : up;
 }
 
@@ -52,7 +65,7 @@ static places place(const fs_device_item *item, cursor *at)
     size_t num_x = item->rows.num_rows;
     p.x = carve(&at->in, num_x * p.x_stride);
     p.x_scale = carve(&at->in, num_x * sizeof(float));
-    for (uint32_t part = 0; part < FS_GPU_PARTS; part++)
+    for (uint32_t part = first_part(item); part < FS_GPU_PARTS; part++)
         p.sums[part] = carve(&at->zero, num_x * 2 * matrix_of(item, part)->padded_rows * sizeof(int32_t));
     p.a_max = carve(&at->zero, num_x * sizeof(uint32_t));
     p.a = carve(&at->work, num_x * p.a_stride * sizeof(float));
@@ -103,9 +116,16 @@ void fs_gpu_plan_sizes(const fs_device_item *items, uint32_t num_items, fs_gpu_p
 bool fs_gpu_kernel_for(const fs_sub1_matrix *m, uint32_t num_x, fs_gpu_kernel *kernel, uint32_t *x_a_tile)
 {
     static const uint32_t tiles[NUM_TILES] = {1, 4, 8};
-    if (m->format != FS_SUB1_BLOCKED || FS_GPU_UNIT_BYTES(m->n) == 0 || m->m != 16) return false;
+    static const fs_gpu_kernel blocked[] = {FS_GPU_BLOCKED_1_16_X1, FS_GPU_BLOCKED_2_16_X1,
+                                            FS_GPU_BLOCKED_3_16_X1};
     uint32_t tile = num_x == 1 ? 0 : num_x <= 4 ? 1 : 2;
-    *kernel = (fs_gpu_kernel)(FS_GPU_BLOCKED_2_16_X1 + tile);
+    if (m->format == FS_SUB1_FREE) {
+        if (tile == 2) tile = 1;
+        *kernel = (fs_gpu_kernel)(FS_GPU_FREE_X1 + tile);
+    } else {
+        if (m->format != FS_SUB1_BLOCKED || m->n < 1 || m->n > 3 || m->m != 16) return false;
+        *kernel = (fs_gpu_kernel)(blocked[m->n - 1] + tile);
+    }
     *x_a_tile = tiles[tile];
     return true;
 }
@@ -113,6 +133,8 @@ bool fs_gpu_kernel_for(const fs_sub1_matrix *m, uint32_t num_x, fs_gpu_kernel *k
 /* Columns a block, in units: all, unless the phase has too few blocks to fill the device. */
 static uint32_t units_a_split(const fs_sub1_matrix *m, uint32_t num_units, uint32_t splits)
 {
+    if (m->format == FS_SUB1_FREE)
+        return num_units; /* a lane walks its row from the first column to the last */
     uint32_t exact = FS_GPU_MAX_NONZEROS / (4u * m->n), most = exact < MAX_UNITS ? exact : MAX_UNITS;
     uint32_t units = blocks_for(num_units, splits);
     if (units < MIN_UNITS) units = MIN_UNITS;
@@ -165,21 +187,25 @@ static void add_product(planner *p, fs_gpu_launch *launch, const fs_device_item 
 {
     const fs_sub1_matrix *m = matrix_of(item, part);
     uint32_t num_x = item->rows.num_rows, num_units = m->padded_cols / FS_GPU_UNIT_COLS;
-    fs_gpu_product product = {
-        .payload = of_expert(item->expert, item->expert->payload_at[part]),
-        .x = at(p, part == FS_PART_DOWN ? place->a_i8 : place->x),
-        .sums = at(p, place->sums[part]),
-        .num_x = num_x,
-        .x_stride = part == FS_PART_DOWN ? place->a_stride : place->x_stride,
-        .rows = m->rows,
-        .padded_rows = m->padded_rows,
-        .num_units = num_units,
-        .group_bytes = (uint32_t)(m->payload_bytes / (m->padded_rows / FS_GPU_GROUP_ROWS)),
-        .first_block = launch->num_blocks,
-        .x_tiles = blocks_for(num_x, x_a_tile),
-        .row_tiles = blocks_for(m->padded_rows, FS_BLOCK_DIM),
-        .units_a_split = units_a_split(m, num_units, splits)};
-    uint32_t quads = x_a_tile / 4, table = product.units_a_split * FS_GPU_TABLE_UNIT * (quads ? quads : 1);
+    fs_gpu_product product = {.payload = of_expert(item->expert, item->expert->payload_at[part]),
+                              .x = at(p, part == FS_PART_DOWN ? place->a_i8 : place->x),
+                              .sums = at(p, place->sums[part]),
+                              .num_x = num_x,
+                              .x_stride = part == FS_PART_DOWN ? place->a_stride : place->x_stride,
+                              .rows = m->rows,
+                              .padded_rows = m->padded_rows,
+                              .num_units = num_units,
+                              .cols_units = blocks_for(m->cols, FS_GPU_UNIT_COLS),
+                              .first_block = launch->num_blocks,
+                              .x_tiles = blocks_for(num_x, x_a_tile),
+                              .row_tiles = blocks_for(m->padded_rows, FS_BLOCK_DIM),
+                              .units_a_split = units_a_split(m, num_units, splits)};
+    uint32_t table = 0;
+    if (m->format == FS_SUB1_BLOCKED) {
+        product.group_bytes = (uint32_t)(m->payload_bytes / (m->padded_rows / FS_GPU_GROUP_ROWS));
+        product.scale_bytes = product.group_bytes - num_units * FS_GPU_UNIT_BYTES(m->n);
+        table = product.units_a_split * FS_GPU_TABLE_UNIT * (x_a_tile == 8 ? 2 : 1);
+    }
     if (table > launch->shared_bytes) launch->shared_bytes = table;
     launch->num_blocks += product.x_tiles * product.row_tiles * blocks_for(num_units, product.units_a_split);
     launch->count++;
@@ -195,6 +221,7 @@ static void add_products(planner *p, fs_gpu_kernel kernel, uint32_t first, uint3
     for (uint32_t i = 0; i < p->num_items; i++) {
         places here = place(&p->items[i], &c);
         for (uint32_t part = first; part <= last; part++) {
+            if (part < first_part(&p->items[i])) continue;
             fs_gpu_kernel its;
             uint32_t x_a_tile = 1;
             FS_ASSERT(
@@ -210,7 +237,8 @@ static void add_phase(planner *p, uint32_t first, uint32_t last)
 {
     uint32_t blocks = 0;
     for (uint32_t i = 0; i < p->num_items; i++)
-        for (uint32_t part = first; part <= last; part++) blocks += row_and_x_tiles(&p->items[i], part);
+        for (uint32_t part = first; part <= last; part++)
+            if (part >= first_part(&p->items[i])) blocks += row_and_x_tiles(&p->items[i], part);
     uint32_t splits = blocks_for(BLOCKS_AN_SM * p->num_sms, blocks);
     for (int kernel = 0; kernel < FS_GPU_ACTIVATE; kernel++)
         add_products(p, (fs_gpu_kernel)kernel, first, last, splits);
@@ -227,11 +255,16 @@ static fs_gpu_item gpu_item(const planner *p, const fs_device_item *item, const 
                      .num_x = item->rows.num_rows,
                      .hidden = e->hidden_size,
                      .intermediate = e->intermediate_size,
+                     .activation = (uint32_t)e->activation,
+                     .no_gate = e->no_gate,
+                     .swiglu_limit = e->swiglu_limit,
                      .a_stride = here->a_stride};
-    for (uint32_t part = 0; part < FS_GPU_PARTS; part++) {
+    for (uint32_t part = first_part(item); part < FS_GPU_PARTS; part++) {
+        if (e->bias[part].data) g.bias[part] = of_expert(item->expert, item->expert->bias_at[part]);
         g.scales[part] = of_expert(item->expert, item->expert->scales_at[part]);
         g.sums[part] = at(p, here->sums[part]);
         g.sum_rows[part] = matrix_of(item, part)->padded_rows;
+        g.symmetric[part] = matrix_of(item, part)->symmetric;
     }
     return g;
 }

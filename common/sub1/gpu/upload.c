@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "gpu/device_int.h"
 #include "model/names.h"
 
@@ -11,13 +12,20 @@ static size_t round_up(size_t n)
     return (n + FS_GPU_ALIGN - 1) / FS_GPU_ALIGN * FS_GPU_ALIGN;
 }
 
+/* The gate, where there is one. */
+static int first_part(const fs_expert *expert)
+{
+    return expert->no_gate ? FS_PART_UP : FS_PART_GATE;
+}
+
 fs_status fs_device_supports(const fs_expert *expert, fs_detail *detail)
 {
     if (expert->storage != FS_EXPERTS_SUB1)
         return fs_fail(detail, FS_UNSUPPORTED, "GPU: the experts are not compressed");
-    if (expert->activation != FS_ACT_SILU)
+    if (expert->activation > FS_ACT_SWIGLU_CLAMPED ||
+        (expert->activation == FS_ACT_SWIGLU_CLAMPED && expert->no_gate))
         return fs_fail(detail, FS_UNSUPPORTED, "GPU: activation %d has no kernel", (int)expert->activation);
-    for (int i = 0; i < FS_GPU_PARTS; i++) {
+    for (int i = first_part(expert); i < FS_GPU_PARTS; i++) {
         const fs_sub1_matrix *m = &expert->sub1[i];
         fs_gpu_kernel kernel;
         uint32_t x_a_tile;
@@ -28,23 +36,43 @@ fs_status fs_device_supports(const fs_expert *expert, fs_detail *detail)
     return FS_OK;
 }
 
-/* Lays out the expert's memory. False: no memory on the host. */
-static bool prepare(fs_device_expert *e)
+static size_t place(fs_device_expert *e, size_t bytes)
 {
-    size_t scales = 0;
-    for (int i = 0; i < FS_GPU_PARTS; i++) {
-        e->payload_at[i] = e->bytes;
-        e->bytes += round_up(e->shape.sub1[i].payload_bytes);
+    size_t at = e->bytes;
+    e->bytes += round_up(bytes);
+    return at;
+}
+
+static void lay_out(fs_device_expert *e)
+{
+    for (int i = first_part(&e->shape); i < FS_GPU_PARTS; i++) /* fs_load_unaligned looks a little beyond */
+        e->payload_at[i] = place(e, e->shape.sub1[i].payload_bytes + 8);
+    e->tables_at = e->bytes;
+    for (int i = first_part(&e->shape); i < FS_GPU_PARTS; i++) {
+        e->scales_at[i] = place(e, 2 * sizeof(uint16_t) * e->shape.sub1[i].padded_rows);
+        if (e->shape.bias[i].data) e->bias_at[i] = place(e, sizeof(float) * e->shape.sub1[i].rows);
     }
-    for (int i = 0; i < FS_GPU_PARTS; i++) {
-        e->scales_at[i] = e->bytes + scales;
-        scales += 2 * sizeof(uint16_t) * e->shape.sub1[i].padded_rows;
+}
+
+static void widen(const fs_expert_bias *bias, uint32_t rows, float *out)
+{
+    const fs_bf16 *bf16 = bias->data;
+    for (uint32_t i = 0; i < rows; i++)
+        out[i] = bias->is_bf16 ? fs_bf16_to_f32(bf16[i]) : ((const float *)bias->data)[i];
+}
+
+/* False: no memory on the host. */
+static bool make_tables(fs_device_expert *e)
+{
+    e->tables = fs_alloc_aligned(e->bytes - e->tables_at);
+    if (!e->tables) return false;
+    memset(e->tables, 0, e->bytes - e->tables_at);
+    for (int i = first_part(&e->shape); i < FS_GPU_PARTS; i++) {
+        const fs_sub1_matrix *m = &e->shape.sub1[i];
+        fs_gpu_scales(m, (uint16_t *)(e->tables + (e->scales_at[i] - e->tables_at)));
+        if (e->shape.bias[i].data)
+            widen(&e->shape.bias[i], m->rows, (float *)(e->tables + (e->bias_at[i] - e->tables_at)));
     }
-    e->scales = malloc(scales);
-    if (!e->scales) return false;
-    for (int i = 0; i < FS_GPU_PARTS; i++)
-        fs_gpu_scales(&e->shape.sub1[i], e->scales + (e->scales_at[i] - e->bytes) / sizeof(uint16_t));
-    e->bytes += scales;
     return true;
 }
 
@@ -69,12 +97,12 @@ fs_status fs_device_upload(fs_device *d, const fs_expert *expert, void (*done)(v
     e->arg = arg;
     e->uploading = true;
     size_t limit = d->options.expert_bytes;
-    st = prepare(e) && (limit == 0 || (e->bytes <= limit && d->expert_bytes <= limit - e->bytes))
-             ? FS_OK
-             : FS_NO_MEMORY;
+    lay_out(e);
+    bool fits = limit == 0 || (e->bytes <= limit && d->expert_bytes <= limit - e->bytes);
+    st = fits && make_tables(e) ? FS_OK : FS_NO_MEMORY;
     if (st == FS_OK) st = fs_device_failed(d, d->driver->alloc(d->driver, e->bytes, &e->memory));
     if (st != FS_OK) {
-        free(e->scales);
+        free(e->tables);
         free(e);
         return st;
     }
@@ -89,24 +117,26 @@ fs_status fs_device_upload(fs_device *d, const fs_expert *expert, void (*done)(v
     return FS_OK;
 }
 
-/* Bytes [from, from + n) of the expert's memory; what lies between payloads is zero. */
+/* The part of [at, at + bytes) that lies in [from, from + n), copied to its place. */
+static void fill_from(const uint8_t *source, size_t at, size_t bytes, size_t from, size_t n, uint8_t *to)
+{
+    size_t begin = at > from ? at : from, end = at + bytes < from + n ? at + bytes : from + n;
+    if (begin < end) memcpy(to + (begin - from), source + (begin - at), end - begin);
+}
+
+/* Bytes [from, from + n) of the expert's memory; what lies between its parts is zero. */
 static void fill(const fs_device_expert *e, size_t from, size_t n, uint8_t *to)
 {
     memset(to, 0, n);
-    for (int i = 0; i <= FS_GPU_PARTS; i++) {
-        bool scales = i == FS_GPU_PARTS;
-        size_t at = scales ? e->scales_at[0] : e->payload_at[i];
-        size_t bytes = scales ? e->bytes - at : e->shape.sub1[i].payload_bytes;
-        const uint8_t *source = scales ? (const uint8_t *)e->scales : e->shape.sub1[i].payload;
-        size_t begin = at > from ? at : from, end = at + bytes < from + n ? at + bytes : from + n;
-        if (begin < end) memcpy(to + (begin - from), source + (begin - at), end - begin);
-    }
+    for (int i = first_part(&e->shape); i < FS_GPU_PARTS; i++)
+        fill_from(e->shape.sub1[i].payload, e->payload_at[i], e->shape.sub1[i].payload_bytes, from, n, to);
+    fill_from(e->tables, e->tables_at, e->bytes - e->tables_at, from, n, to);
 }
 
 static void end_upload(fs_device *d, fs_device_expert *e, fs_status status)
 {
-    free(e->scales);
-    e->scales = NULL;
+    free(e->tables);
+    e->tables = NULL;
     e->uploading = false;
     e->ready = status == FS_OK && !e->released;
     d->num_uploads--;
@@ -193,7 +223,7 @@ void fs_device_free_expert(fs_device *d, fs_device_expert *e)
     if (e->all_next) e->all_next->all_prev = e->all_prev;
     d->expert_bytes -= e->bytes;
     d->driver->free(d->driver, e->memory);
-    free(e->scales);
+    free(e->tables);
     free(e);
 }
 

@@ -1,0 +1,120 @@
+/* common/sub1/gpu/free_kernels.h: integer sums of *free* matrices, as free_int.h lays them out. A warp is a group, a thread its lane: all
+ * lanes walk one window of columns, whose activations stay in the first-level cache. A walk has an order, so columns are not split. */
+#ifndef FS_GPU_FREE_KERNELS_H
+#define FS_GPU_FREE_KERNELS_H
+
+#include "gpu/blocked_kernels.h"
+
+/* A group's parts, and the lane that this thread is. */
+typedef struct {
+    uint32_t kind, num_steps, num_side, lane, row; /* row: of the matrix */
+    const uint8_t *moves, *steps, *side;
+} fs_gpu_group;
+
+/* Sums of one matrix row over the rows of x. */
+typedef struct {
+    const int8_t *x;
+    uint32_t stride, num_x;
+    int32_t all[4], neg[4];
+} fs_gpu_sums;
+
+FS_DEVICE uint32_t fs_u16_at(const uint8_t *at)
+{
+    return at[0] | (uint32_t)at[1] << 8;
+}
+
+FS_DEVICE fs_gpu_group fs_group_of(const fs_gpu_product *p, uint32_t row_place)
+{
+    const uint8_t *at = p->payload + fs_load_word(p->payload + row_place / FS_WARP * 4);
+    fs_gpu_group g;
+    g.kind = at[0];
+    g.num_steps = fs_u16_at(at + 2);
+    g.num_side = fs_u16_at(at + 4);
+    g.lane = row_place % FS_WARP;
+    g.row = row_place / FS_BLOCK_DIM * FS_BLOCK_DIM +
+            at[6 + g.lane]; /* rows change places within a block's 256 */
+    g.moves = at + 6 + FS_WARP + FS_GPU_FREE_SCALES;
+    g.steps = g.moves + (g.num_steps + 3) / 4;
+    g.side = g.steps + g.num_steps * FS_GPU_FREE_STEP_BYTES;
+    return g;
+}
+
+/* tile: rows of x, a constant. */
+FS_DEVICE void fs_add_weight(fs_gpu_sums *sums, uint32_t tile, uint32_t col, uint32_t negative)
+{
+    FS_UNROLL(4)
+    for (uint32_t i = 0; i < tile; i++) {
+        int32_t v = i < sums->num_x ? sums->x[i * sums->stride + col] : 0;
+        sums->all[i] += v;
+        sums->neg[i] += negative ? v : 0;
+    }
+}
+
+/* A lane's four codes of a step are the nibbles of a word, which it shares with a lane of the other half; its signs are half a byte. */
+FS_DEVICE void fs_walk_coded(const fs_gpu_group *g, uint32_t tile, fs_gpu_sums *sums)
+{
+    uint32_t half = g->lane / 16, in_half = g->lane % 16, base = 0;
+    const uint8_t *at = g->steps;
+    int32_t last = -1; /* the last column that it has passed, counted from the window's first */
+    for (uint32_t s = 0; s < g->num_steps; s++, at += FS_GPU_FREE_STEP_BYTES) {
+        uint32_t columns = ((uint32_t)g->moves[s / 4] >> s % 4 * 2 & 3u) * FS_GPU_FREE_MOVE;
+        uint32_t word = fs_load_unaligned(at + in_half * 4) >> half * 4;
+        uint32_t signs = (uint32_t)at[FS_GPU_FREE_STEP_SIGNS + half * 8 + in_half / 2] >> in_half % 2 * 4;
+        base += columns;
+        if (columns != 0) last = last > (int32_t)columns ? last - (int32_t)columns : 0;
+        FS_UNROLL(4)
+        for (uint32_t k = 0; k < 4; k++) {
+            uint32_t code = word >> 8 * k & 15u, negative = signs >> k & 1u;
+            last += code != 0 ? (int32_t)code : negative != 0 ? FS_GPU_FREE_LONG_SKIP : FS_GPU_FREE_SKIP;
+            if (last >= FS_GPU_FREE_WINDOW) last = FS_GPU_FREE_WINDOW - 1;
+            if (code != 0) fs_add_weight(sums, tile, base + (uint32_t)last, negative);
+        }
+    }
+    for (uint32_t i = 0; i < g->num_side; i++) {
+        const uint8_t *entry = g->side + 3 * i;
+        if ((entry[2] & 31u) == g->lane) fs_add_weight(sums, tile, fs_u16_at(entry), entry[2] >> 5 & 1u);
+    }
+}
+
+/* num_units: of the matrix's columns, without padding. */
+FS_DEVICE void fs_add_dense(const fs_gpu_group *g, uint32_t tile, uint32_t num_units, fs_gpu_sums *sums)
+{
+    const uint8_t *unit = g->steps + (uint64_t)g->lane * num_units * 16;
+    for (uint32_t w = 0; w < 2 * num_units; w++) { /* 32 columns */
+        const uint8_t *at = unit + w / 2 * 16 + w % 2 * 4;
+        uint32_t pos = fs_load_unaligned(at), neg = fs_load_unaligned(at + 8);
+        for (uint32_t b = 0; b < 32; b++)
+            if ((pos | neg) >> b & 1u) fs_add_weight(sums, tile, 32 * w + b, neg >> b & 1u);
+    }
+}
+
+FS_DEVICE void fs_free_rows(const fs_gpu_product *list, uint32_t count, uint32_t tile)
+{
+    const fs_gpu_product *p = fs_find_product(list, count, FS_BLOCK);
+    const fs_gpu_part part = fs_part_of(p, FS_BLOCK, tile);
+    FS_EACH_THREAD_ALONE(t)
+    {
+        if (part.first_row + t >= p->padded_rows) continue;
+        const fs_gpu_group g = fs_group_of(p, part.first_row + t);
+        if (g.row >= p->rows) continue; /* padding */
+        fs_gpu_sums sums = {
+            p->x + (uint64_t)part.first_x * p->x_stride, p->x_stride, part.num_x, {0, 0, 0, 0}, {0, 0, 0, 0}};
+        if (g.kind == FS_GPU_FREE_CODED) fs_walk_coded(&g, tile, &sums);
+        if (g.kind == FS_GPU_FREE_DENSE) fs_add_dense(&g, tile, p->cols_units, &sums);
+        FS_UNROLL(4)
+        for (uint32_t i = 0; i < tile; i++)
+            if (i < part.num_x)
+                fs_add_sums(p, part.first_x + i, g.row, sums.all[i] - sums.neg[i], sums.neg[i]);
+    }
+}
+
+FS_KERNEL(fs_free_x1, fs_gpu_product)
+{
+    fs_free_rows(list, count, 1);
+}
+FS_KERNEL(fs_free_x4, fs_gpu_product)
+{
+    fs_free_rows(list, count, 4);
+}
+
+#endif
