@@ -2,7 +2,6 @@
 #include "exec/exec.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -133,13 +132,6 @@ static fs_status check_size(const fs_exec *exec, const fs_dispatch *d, fs_detail
     return FS_OK;
 }
 
-static bool scales_are_finite(const fs_dispatch *d)
-{
-    for (uint32_t i = 0; d->scale && i < d->num_rows; i++)
-        if (!isfinite(d->scale[i])) return false;
-    return true;
-}
-
 /* What stands against the dispatch as a whole. */
 static fs_wire_status judge(const fs_exec *exec, const fs_dispatch *d)
 {
@@ -149,8 +141,6 @@ static fs_wire_status judge(const fs_exec *exec, const fs_dispatch *d)
         why = "fingerprint of another model";
     else if (d->row_format != format)
         why = "row format of another expert storage";
-    else if (!scales_are_finite(d))
-        why = "a scale is not finite";
     if (why) fs_log_warn("dispatch_invalid", "id=%" PRIu64 " layer=%u why=\"%s\"", d->id, d->layer, why);
     return why ? FS_WIRE_INVALID : FS_WIRE_OK;
 }

@@ -1,5 +1,6 @@
 /* router/engine/lane.c: a micro-batch's way through the layers: plan, embed, then per layer attention here
  * and experts elsewhere, then logits, sampling and the new tokens' routes. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -197,6 +198,20 @@ static bool mark_dead(fs_lane *lane)
     return any_live;
 }
 
+/* A row that is not finite cannot be sent (a dispatch's scales are finite), and must not take its neighbours along. */
+static void end_broken(fs_lane *lane)
+{
+    if (lane->engine->options.config->expert_storage != FS_EXPERTS_SUB1) return;
+    for (uint32_t p = 0; p < lane->num_parts; p++) {
+        const fs_lane_part *part = &lane->part[p];
+        bool finite = true;
+        for (uint32_t i = 0; i < part->count; i++) finite &= isfinite(lane->batch->h_scale[part->row + i]) != 0;
+        if (finite || part->seq->ended) continue;
+        part->seq->status = FS_INTERNAL;
+        fail_step(part->seq);
+    }
+}
+
 static void post(fs_lane *lane)
 {
     lane->state = FS_LANE_COMPUTING;
@@ -266,6 +281,7 @@ static void done(fs_job *job)
     e->stats.head_ns += lane->head_ns;
     e->stats.sample_ns += lane->sample_ns;
     fs_dispatch_release(lane->call); /* what it pointed to is in the residual stream now */
+    if (lane->at_experts) end_broken(lane);
     if (!lane->at_experts) {
         complete(lane);
     } else if (mark_dead(lane)) {

@@ -357,24 +357,21 @@ static void what_another_model_would_ask_is_invalid(void **state)
 {
     fs_random random = {5};
     start(1, 1000, 10);
-    dispatch *stranger = make(1, 0, 2, 1, &random), *infinite = make(2, 0, 2, 1, &random),
-             *layer = ready(3, 6, 2, 1, &random);
+    dispatch *stranger = make(1, 0, 2, 1, &random), *layer = ready(3, 6, 2, 1, &random);
     encode(stranger, fs_store_fingerprint(rig.store) + 1, 0.01f, &random);
-    encode(infinite, fs_store_fingerprint(rig.store), 1e38f * 10, &random);
     dispatch *expert = make(4, 0, 0, 0, &random);
     add_group(expert, 5, 1, &random);
     add_group(expert, EXPERTS, 1, &random);
     encode(expert, fs_store_fingerprint(rig.store), 0.01f, &random);
-    const dispatch *all[] = {stranger, infinite, layer, expert};
-    for (int i = 0; i < 4; i++) give(all[i], PEER(0));
-    wait_sent(4);
-    for (int i = 0; i < 3; i++)
+    const dispatch *all[] = {stranger, layer, expert};
+    for (int i = 0; i < 3; i++) give(all[i], PEER(0));
+    wait_sent(3);
+    for (int i = 0; i < 2; i++)
         for (uint32_t g = 0; g < 2; g++) assert_int_equal(group_status(all[i], g), FS_WIRE_INVALID);
     assert_int_equal(group_status(expert, 0), FS_WIRE_OK);
     assert_int_equal(group_status(expert, 1), FS_WIRE_INVALID);
     assert_int_equal(rig.closed, 0);
     end(stranger);
-    end(infinite);
     end(layer);
     end(expert);
 }
@@ -483,7 +480,9 @@ static void a_lost_peer_takes_its_rows_along_and_nobody_elses(void **state)
         assert_true(fs_clock_now(fs_clock_system()) < deadline);
         uv_run(&rig.loop, UV_RUN_ONCE);
     }
-    assert_int_equal(rig.num_sent, N / 2);
+    uint32_t to_the_other = 0; /* the lost one may have had answers before */
+    for (uint32_t i = 0; i < rig.num_sent; i++) to_the_other += rig.sent[i].peer == PEER(1);
+    assert_int_equal(to_the_other, N / 2);
     assert_int_equal(rig.kept, 0);
     for (int i = 1; i < N; i += 2) check_right(d[i]);
     for (int i = 0; i < N; i++) end(d[i]);
