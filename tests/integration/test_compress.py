@@ -304,13 +304,6 @@ def test_an_interrupt_leaves_all_or_nothing(tmp_path):
             assert nothing_left(out)
 
 
-def test_packing_without_lossless_says_that_it_does_not_exist(tmp_path):
-    source = write_checkpoint(tmp_path / "in", make_tensors())
-    code, _, errors = run("foresight-compress", source, tmp_path / "out")
-    assert code == 2 and "only lossless packing exists so far" in errors
-    assert nothing_left(tmp_path / "out")
-
-
 def test_help_and_usage(tmp_path):
     code, text, _ = run("foresight-compress", "--help")
     assert code == 0 and "--lossless" in text and "IN OUT" in text

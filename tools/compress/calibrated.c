@@ -62,7 +62,11 @@ static fs_status make_blobs(run *r, fs_expert_job *job, uint32_t expert, fs_expe
                             fs_detail *detail)
 {
     const fs_journal_expert *known = known_expert(r, r->rows.moe, expert);
-    if (known->done) return fs_expert_store_load(r->out.staging, r->rows.layer, expert, known, blobs, detail);
+    if (known->done) {
+        fs_status st = fs_expert_store_load(r->out.staging, r->rows.layer, expert, known, blobs, detail);
+        if (st != FS_NOT_FOUND && st != FS_CORRUPT) return st;
+        fs_blobs_free(blobs); /* what a power cut took is made again, the same */
+    }
     fs_expert_result result = {0};
     fs_status st = fs_expert_job_quantise(job, &r->rows, expert, r->rule, r->rate, blobs, &result, detail);
     if (st == FS_OK) st = fs_expert_store_save(r->out.staging, r->rows.layer, expert, blobs, detail);
@@ -164,7 +168,7 @@ static fs_status set_up(run *r, const char *out_path, fs_detail *detail)
     if (st == FS_OK) st = fs_output_begin(out_path, r->options->resume, &r->out, detail);
     if (st == FS_OK) st = fs_journal_open(r->out.staging, &r->in->config, print, &r->journal, detail);
     if (st != FS_OK) return st;
-    fs_output_clean(&r->out);
+    fs_output_clean(&r->out, r->journal.begun_now);
     st = fs_pool_create(r->plan.workers, &r->pool);
     if (st != FS_OK) return fs_fail(detail, st, "--threads: %u threads cannot be started", r->plan.workers);
     r->status = calloc(experts, sizeof(*r->status));
@@ -288,8 +292,11 @@ static fs_status go(run *r, const char *out_path, fs_detail *detail)
     report.seconds = (double)(fs_clock_now(fs_clock_system()) - begun) / 1e9;
     if (r->options->report) st = fs_report_write(&report, r->options->report, detail);
     if (st != FS_OK) return st;
+    /* The journal goes first: it must not tell of files that are gone. A kill from here on means one more run. */
+    st = fs_journal_remove(&r->journal, detail);
+    if (st != FS_OK) return st;
     fs_stream_close(&r->stream, false);
-    unlink(r->journal.path); /* from here on nothing is left to resume: a kill now means one more run */
+    fs_output_remove_work(&r->out); /* a kill may have left some of a finished layer's */
     st = fs_output_commit(&r->out, detail);
     if (st == FS_OK) tell(r, &report);
     return st;

@@ -12,6 +12,8 @@
 
 /* Whether the user asked to stop (SIGINT, SIGTERM). Whoever works long asks between pieces and returns FS_CANCELLED. */
 bool fs_compress_stopped(void);
+/* From a signal handler. */
+void fs_compress_stop(void);
 
 /* A model directory that appears under its name only when it is whole: until then it is OUT.incomplete. Thread: one. */
 typedef struct {
@@ -26,8 +28,10 @@ typedef struct {
 /* FS_INVALID: OUT is there already, or OUT.incomplete is and resume does not say to go on with it; FS_IO. The caller calls fini in any case.
  * path: copied. */
 FS_MUST_USE fs_status fs_output_begin(const char *path, bool resume, fs_output *out, fs_detail *detail);
-/* Removes an earlier run's files from the staged directory, but for the journal and what it tells of. */
-void fs_output_clean(const fs_output *out);
+/* Removes an earlier run's files from the staged directory, but for the journal and, unless it is a new one, what it tells of. */
+void fs_output_clean(const fs_output *out, bool new_journal);
+/* Removes what only a run needs: finished experts' own files, activations. */
+void fs_output_remove_work(const fs_output *out);
 /* staging/name, in the arena; NULL: no memory. */
 const char *fs_output_file(fs_output *out, const char *name);
 /* Notes for the index that the tensor is in the file. */

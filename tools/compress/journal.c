@@ -155,6 +155,7 @@ fs_status fs_journal_open(const char *dir, const fs_model_config *config, uint64
         st = fs_fail(detail, FS_INVALID, "%s: another run is at work on it", dir);
     if (st == FS_OK) st = read_all(&j, fingerprint, &text, &lines, detail);
     if (st == FS_OK && lines == 0) {
+        j.begun_now = true;
         char head[MAX_LINE];
         snprintf(head, sizeof(head), head_format, fingerprint);
         st = add_line(&j, head, detail);
@@ -170,6 +171,17 @@ void fs_journal_close(fs_journal *j)
     if (j->fd > 0) close(j->fd);
     free(j->expert);
     *j = (fs_journal){0};
+}
+
+fs_status fs_journal_remove(fs_journal *j, fs_detail *detail)
+{
+    char dir[sizeof(j->path)];
+    snprintf(dir, sizeof(dir), "%.*s", (int)(strlen(j->path) - strlen("/journal")), j->path);
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool good = unlink(j->path) == 0 && fd >= 0 && fsync(fd) == 0;
+    fs_status st = good ? FS_OK : fs_fail(detail, FS_IO, "%s: remove: %s", j->path, strerror(errno));
+    if (fd >= 0) close(fd);
+    return st;
 }
 
 fs_status fs_journal_add_expert(fs_journal *j, uint32_t moe, uint32_t expert, uint64_t checksum,

@@ -15,6 +15,7 @@ typedef struct {
 typedef struct {
     int fd;
     char path[4096];
+    bool begun_now; /* there was none */
     uint32_t num_moe_layers, num_experts;
     uint32_t num_layers_done; /* MoE layers whose file is written and behind which the stream was saved */
     uint64_t stream[FS_NUM_PLANES]; /* checksums of the stream behind them */
@@ -26,6 +27,8 @@ typedef struct {
 FS_MUST_USE fs_status fs_journal_open(const char *dir, const fs_model_config *config, uint64_t fingerprint,
                                       fs_journal *out, fs_detail *detail);
 void fs_journal_close(fs_journal *journal);
+/* Unlinks it, so that it stays so after a power cut; what it knew stays in memory. FS_IO. */
+FS_MUST_USE fs_status fs_journal_remove(fs_journal *journal, fs_detail *detail);
 FS_MUST_USE fs_status fs_journal_add_expert(fs_journal *journal, uint32_t moe, uint32_t expert,
                                             uint64_t checksum, const fs_expert_result *result,
                                             fs_detail *detail);

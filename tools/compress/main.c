@@ -56,16 +56,9 @@ static const fs_conf_spec spec = {
     "Compresses a mixture-of-experts checkpoint IN into the model directory OUT, which must not exist.",
     "IN OUT", options};
 
-static volatile sig_atomic_t stopped;
-
-bool fs_compress_stopped(void)
-{
-    return stopped != 0;
-}
-
 static void on_stop(int number)
 {
-    stopped = number;
+    fs_compress_stop();
 }
 
 /* The input is mapped: a read error or a file cut short under us arrives as a signal. */
@@ -140,7 +133,7 @@ static fs_status pack_lossless(const fs_input *in, const char *out_dir, uint32_t
     st = fs_pack_lossless(in, pool, &out, &summary, detail);
     if (st == FS_OK) st = fs_pack_json(in, FS_SUB1_BLOCKED, 2, &out, &summary, detail);
     if (st == FS_OK) st = fs_verify(in, out.staging, pool, detail);
-    if (st == FS_OK && stopped) st = fs_fail(detail, FS_CANCELLED, "stopped");
+    if (st == FS_OK && fs_compress_stopped()) st = fs_fail(detail, FS_CANCELLED, "stopped");
     if (st == FS_OK) st = fs_output_commit(&out, detail);
     if (st == FS_OK) print_summary(&summary, &in->config, out.path);
 out:

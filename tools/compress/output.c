@@ -131,32 +131,41 @@ static bool begins_with(const char *text, const char *begin)
     return strncmp(text, begin, strlen(begin)) == 0;
 }
 
-/* What a journal tells of. */
-static bool is_of_journal(const char *name)
+typedef enum { KEEP_NOTHING, KEEP_JOURNAL, KEEP_PROGRESS, KEEP_RESULT } what_to_keep;
+
+static bool is_kept(const char *name, what_to_keep keep)
 {
-    return strcmp(name, "journal") == 0 || begins_with(name, "part-") || begins_with(name, "work-x-") ||
-           begins_with(name, "experts-layer-");
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return true;
+    bool of_the_run = begins_with(name, "part-") || begins_with(name, "work-");
+    if (keep == KEEP_RESULT) return !of_the_run;
+    if (keep >= KEEP_JOURNAL && strcmp(name, "journal") == 0) return true;
+    return keep == KEEP_PROGRESS && (begins_with(name, "part-") || begins_with(name, "work-x-") ||
+                                     begins_with(name, "experts-layer-"));
 }
 
 /* Everything in the staging directory is a plain file that a run of ours wrote. */
-static void remove_files(const fs_output *out, bool all)
+static void remove_files(const fs_output *out, what_to_keep keep)
 {
     DIR *dir = opendir(out->staging);
     if (!dir) return;
     for (struct dirent *e; (e = readdir(dir));)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && (all || !is_of_journal(e->d_name)))
-            unlinkat(dirfd(dir), e->d_name, 0);
+        if (!is_kept(e->d_name, keep)) unlinkat(dirfd(dir), e->d_name, 0);
     closedir(dir);
 }
 
-void fs_output_clean(const fs_output *out)
+void fs_output_remove_work(const fs_output *out)
 {
-    remove_files(out, false);
+    remove_files(out, KEEP_RESULT);
+}
+
+void fs_output_clean(const fs_output *out, bool new_journal)
+{
+    remove_files(out, new_journal ? KEEP_JOURNAL : KEEP_PROGRESS);
 }
 
 static void remove_staging(const fs_output *out)
 {
-    remove_files(out, true);
+    remove_files(out, KEEP_NOTHING);
     if (rmdir(out->staging) != 0)
         fprintf(stderr, "%s: could not be removed: %s\n", out->staging, strerror(errno));
 }
