@@ -12,7 +12,7 @@
 
 /* A pair of a row's nonzeros: for blocks 0 and 1, then 2 and 3: two registers of indices, then two of weights, for the rows in this
  * order: 0-3, 8-11; 4-7, 12-15. The second nonzero of the last pair has no weight if n is odd. */
-enum { PANEL_UNITS = 16, MAX_PART_BYTES = 2 * 256, MAX_PAIRS = 2 };
+enum { MAX_LONE_ROWS = 1, PANEL_UNITS = 16, MAX_PART_BYTES = 2 * 256, MAX_PAIRS = 2 };
 #define NUM_PAIRS(n) (((n) + 1) / 2)
 typedef struct {
     __m256i index[2], weight[2];
@@ -45,59 +45,88 @@ INLINE strip_bytes transposed_signs(const uint8_t *at)
                           _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit23), bit23), sign)}};
 }
 
-/* v: sign << 6 | place << 2; second, the same for each row's other nonzero, or NULL. What is beside the place does not disturb a shuffle
- * (bits 4-6), and bit 7 comes out as 0. */
-INLINE pair make_pair(const bool symmetric, __m256i v, const __m256i *second)
-{
-    const __m256i one = _mm256_set1_epi8(1), sign = _mm256_set1_epi8(0x10);
-    __m256i a = _mm256_srli_epi16(v, 2), b = second ? _mm256_srli_epi16(*second, 2) : a;
-    pair p = {.index = {_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)}};
-    for (int i = 0; i < 2; i++) {
-        __m256i negative = _mm256_cmpeq_epi8(_mm256_and_si256(p.index[i], sign), sign);
-        p.weight[i] = symmetric ? _mm256_or_si256(negative, one) : _mm256_and_si256(negative, one);
-        if (!second) p.weight[i] = _mm256_and_si256(p.weight[i], _mm256_set1_epi16(0xff));
-    }
-    return p;
-}
-
 INLINE __m256i without_low_bits(__m256i v)
 {
     return _mm256_and_si256(v, _mm256_set1_epi8(0x3c));
 }
 
-INLINE __m256i rotated_by_4(__m256i v)
+/* The way to the next nonzero, in the bits of the place: code's bits 6, 7, 0, 1. */
+INLINE __m256i way_of(__m256i codes)
 {
-    const __m256i low = _mm256_set1_epi8(15);
-    return _mm256_or_si256(_mm256_and_si256(low, _mm256_srli_epi16(v, 4)),
-                           _mm256_andnot_si256(low, _mm256_slli_epi16(v, 4)));
+    return _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi8(0x0c)),
+                           _mm256_and_si256(_mm256_slli_epi16(codes, 4), _mm256_set1_epi8(0x30)));
+}
+
+/* A strip's bytes of a unit, transposed. */
+typedef struct {
+    strip_bytes codes, nibbles, signs;
+} strip_parts;
+
+INLINE strip_parts load_strip(const uint32_t n, const uint8_t *unit, uint32_t strip)
+{
+    strip_parts s = {0};
+    s.signs = transposed_signs(unit + fs_blocked_signs_at(n) + FS_BLOCKED_STRIP_SIGNS * strip);
+    if (n % 2) {
+        const uint8_t *at = unit + fs_blocked_nibbles_at(n) + FS_BLOCKED_STRIP_NIBBLES * strip;
+        __m256i both = _mm256_loadu_si256((const __m256i *)at);
+        s.nibbles = transposed(without_low_bits(_mm256_slli_epi16(both, 2)),
+                               without_low_bits(_mm256_srli_epi16(both, 2)));
+    }
+    if (n >= 2) {
+        const uint8_t *at = unit + FS_BLOCKED_STRIP_CODES * strip;
+        s.codes = transposed(_mm256_loadu_si256((const __m256i *)at),
+                             _mm256_loadu_si256((const __m256i *)(at + 32)));
+    }
+    return s;
+}
+
+/* The places and signs of two blocks' nonzeros: sign << 6 | place << 2. */
+INLINE void find_places(const uint32_t n, const strip_parts *s, int b, __m256i out[FS_BLOCKED_MAX_N])
+{
+    if (n == 1) {
+        out[0] = _mm256_or_si256(s->nibbles.blocks[b], s->signs.blocks[b]);
+        return;
+    }
+    out[0] = _mm256_or_si256(without_low_bits(s->codes.blocks[b]), s->signs.blocks[b]);
+    out[1] = _mm256_sub_epi8(out[0], way_of(s->codes.blocks[b]));
+    if (n == 3) out[2] = _mm256_sub_epi8(out[1], s->nibbles.blocks[b]);
+}
+
+/* A row's nonzeros 2j and 2j + 1 side by side; what is beside the place does not disturb a shuffle (bits 4-6), and bit 7 comes out
+ * as 0. If n is odd, the last one is its own neighbour, and somebody sees to it that it counts once. */
+INLINE void pair_up(const uint32_t n, const __m256i places[FS_BLOCKED_MAX_N], uint32_t j, __m256i index[2])
+{
+    __m256i a = _mm256_srli_epi16(places[2 * j], 2),
+            b = 2 * j + 1 < n ? _mm256_srli_epi16(places[2 * j + 1], 2) : a;
+    index[0] = _mm256_unpacklo_epi8(a, b);
+    index[1] = _mm256_unpackhi_epi8(a, b);
+}
+
+INLINE bool is_half_pair(const uint32_t n, uint32_t j)
+{
+    return 2 * j + 1 == n;
 }
 
 /* out[pair][blocks] */
 INLINE void take_apart(const uint32_t n, const bool symmetric, const uint8_t *unit, uint32_t strip,
-                       pair out[MAX_PAIRS][2])
+                       pair (*out)[2])
 {
-    const strip_bytes sign = transposed_signs(unit + fs_blocked_signs_at(n) + FS_BLOCKED_STRIP_SIGNS * strip);
-    strip_bytes nibble = sign, codes = sign;
-    if (n % 2) {
-        const uint8_t *at = unit + fs_blocked_nibbles_at(n) + FS_BLOCKED_STRIP_NIBBLES * strip;
-        __m256i both = _mm256_loadu_si256((const __m256i *)at);
-        nibble = transposed(without_low_bits(_mm256_slli_epi16(both, 2)),
-                            without_low_bits(_mm256_srli_epi16(both, 2)));
-    }
-    if (n >= 2) {
-        const uint8_t *at = unit + FS_BLOCKED_STRIP_CODES * strip;
-        codes = transposed(_mm256_loadu_si256((const __m256i *)at),
-                           _mm256_loadu_si256((const __m256i *)(at + 32)));
-    }
+    const __m256i one = _mm256_set1_epi8(1), sign = _mm256_set1_epi8(0x10);
+    const strip_parts s = load_strip(n, unit, strip);
+#pragma GCC unroll 2
     for (int b = 0; b < 2; b++) {
-        if (n == 1) {
-            out[0][b] = make_pair(symmetric, _mm256_or_si256(nibble.blocks[b], sign.blocks[b]), NULL);
-            continue;
+        __m256i places[FS_BLOCKED_MAX_N];
+        find_places(n, &s, b, places);
+        for (uint32_t j = 0; j < NUM_PAIRS(n); j++) {
+            pair *p = &out[j][b];
+            pair_up(n, places, j, p->index);
+            for (int i = 0; i < 2; i++) {
+                __m256i negative = _mm256_cmpeq_epi8(_mm256_and_si256(p->index[i], sign), sign);
+                __m256i weight = symmetric ? _mm256_or_si256(negative, one) : _mm256_and_si256(negative, one);
+                p->weight[i] = is_half_pair(n, j) ? _mm256_and_si256(weight, _mm256_set1_epi16(0xff))
+                                                  : weight;
+            }
         }
-        __m256i first = _mm256_or_si256(without_low_bits(codes.blocks[b]), sign.blocks[b]);
-        __m256i second = _mm256_sub_epi8(first, without_low_bits(rotated_by_4(codes.blocks[b])));
-        out[0][b] = make_pair(symmetric, first, &second);
-        if (n == 3) out[1][b] = make_pair(symmetric, _mm256_sub_epi8(second, nibble.blocks[b]), NULL);
     }
 }
 
@@ -152,24 +181,28 @@ INLINE void add_sums(int32_t *sums, sums32 more, bool begin)
     }
 }
 
-/* A lone row is not biased: its values are the second factor, which has a sign; if symmetric, they take the weight's. */
-INLINE void add_lone(const uint32_t n, const bool symmetric, pair p[MAX_PAIRS][2], const uint8_t *x,
+/* A lone row is not biased: its values are the second factor, which has a sign. If symmetric, they take that of the weight: any number that
+ * is not 0 and has it will do. */
+INLINE void add_lone(const uint32_t n, const bool symmetric, const strip_parts *s, int b, __m256i window,
                      __m256i total[2], __m256i negative[2])
 {
     const __m256i one = _mm256_set1_epi8(1), only_first = _mm256_set1_epi16(1);
+    __m256i places[FS_BLOCKED_MAX_N];
+    find_places(n, s, b, places);
 #pragma GCC unroll 2
     for (uint32_t j = 0; j < NUM_PAIRS(n); j++) {
-        __m256i counted = n % 2 && j + 1 == NUM_PAIRS(n) ? only_first : one;
-#pragma GCC unroll 4
-        for (uint32_t bi = 0; bi < 4; bi++) {
-            const uint32_t b = bi / 2, i = bi % 2;
-            __m256i found = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)(x + 32 * b)),
-                                                p[j][b].index[i]);
+        const __m256i counted = is_half_pair(n, j) ? only_first : one;
+        __m256i index[2];
+        pair_up(n, places, j, index);
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            __m256i found = _mm256_shuffle_epi8(window, index[i]);
             if (symmetric) {
-                found = _mm256_sign_epi8(found, p[j][b].weight[i]);
-            } else {
-                __m256i minus = _mm256_maddubs_epi16(p[j][b].weight[i], found);
-                negative[i] = _mm256_add_epi16(negative[i], minus);
+                found = _mm256_sign_epi8(found, _mm256_or_si256(_mm256_slli_epi16(index[i], 3), one));
+            } else { /* bit 4 of the index: 16 of each */
+                __m256i weight = _mm256_and_si256(index[i], _mm256_slli_epi16(counted, 4));
+                negative[i] = _mm256_add_epi16(negative[i],
+                                               _mm256_srai_epi16(_mm256_maddubs_epi16(weight, found), 4));
             }
             total[i] = _mm256_add_epi16(total[i], _mm256_maddubs_epi16(counted, found));
         }
@@ -185,9 +218,9 @@ INLINE void multiply_lone_strip(const uint32_t n, const bool symmetric, const ui
         uint32_t end = num_units - u < PANEL_UNITS ? num_units : u + PANEL_UNITS;
         __m256i total[2] = {0}, negative[2] = {0};
         for (; u < end; u++, unit += fs_blocked_unit_bytes(n), x += FS_BLOCKED_UNIT_COLS) {
-            pair p[MAX_PAIRS][2];
-            take_apart(n, symmetric, unit, strip, p);
-            add_lone(n, symmetric, p, x, total, negative);
+            const strip_parts s = load_strip(n, unit, strip);
+            add_lone(n, symmetric, &s, 0, _mm256_load_si256((const __m256i *)x), total, negative);
+            add_lone(n, symmetric, &s, 1, _mm256_load_si256((const __m256i *)(x + 32)), total, negative);
         }
         add_sums(sums, joined(total), false);
         if (!symmetric) add_sums(sums + 16, joined(negative), false);
@@ -262,8 +295,8 @@ INLINE void add_rows(const uint32_t n, const bool symmetric, const uint32_t rows
         }
     }
     for (uint32_t r = 0; r < rows; r++) {
-        add_sums(sums + 32 * r, minus_bias(total[r], bias), begin);
-        if (!symmetric) add_sums(sums + 32 * r + 16, minus_bias(negative[r], bias + 16), begin);
+        add_sums(sums + ROW_SUMS * r, minus_bias(total[r], bias), begin);
+        if (!symmetric) add_sums(sums + ROW_SUMS * r + 16, minus_bias(negative[r], bias + 16), begin);
     }
 }
 
@@ -273,7 +306,7 @@ INLINE void add_tile(const uint32_t n, const bool symmetric, const uint32_t rows
     const uint32_t most = symmetric ? 4 : 2, at_once = rows < most ? rows : most;
     for (uint32_t r = 0; r < rows; r += at_once)
         add_rows(n, symmetric, at_once, (pair(*)[2])parts, num_units, x + 64 * r, 64 * rows, bias, begin,
-                 sums + 32 * r);
+                 sums + ROW_SUMS * r);
 }
 
 #include "sub1/blocked_wide.h"

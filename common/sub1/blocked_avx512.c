@@ -2,7 +2,7 @@
  * a block has 16 columns: codes are transposed once, so that each quarter of a register belongs to one block, and a row's
  * nonzeros of that block are pairs of bytes, which are added in 16 bits.
  *
- * Sums of 16 bits: a unit adds at most 255 * 3 to each, and a panel has 32 units: 24480 < 2^15. */
+ * Sums of 16 bits: a unit adds at most 255 * 3 to each, and a run of them has 32 units: 24480 < 2^15. */
 #include "sub1/blocked_int.h"
 
 #if defined(__AVX512BW__)
@@ -12,7 +12,7 @@
 
 /* A pair: two registers of indices (rows 0-7, rows 8-15), then two of weights. The second nonzero of the last pair has no weight if n is
  * odd. */
-enum { PANEL_UNITS = 32, MAX_PART_BYTES = 2 * 256, MAX_PAIRS = 2 };
+enum { MAX_LONE_ROWS = 1, PANEL_UNITS = 16, MAX_PART_BYTES = 2 * 256, MAX_PAIRS = 2 };
 #define NUM_PAIRS(n) (((n) + 1) / 2)
 typedef struct {
     __m512i index[2], weight[2];
@@ -213,7 +213,7 @@ INLINE void add_rows(const uint32_t n, const bool symmetric, const uint32_t rows
     }
     for (uint32_t r = 0; r < rows; r++) {
         for (uint32_t half = 0; half < (symmetric ? 1 : 2); half++) {
-            int32_t *sum = sums + 32 * r + 16 * half;
+            int32_t *sum = sums + ROW_SUMS * r + 16 * half;
             __m512i before = begin ? _mm512_setzero_si512() : _mm512_load_si512(sum);
             __m512i more = _mm512_sub_epi32(joined(half ? negative[r] : total[r]),
                                             _mm512_load_si512(bias + 16 * half));
@@ -228,7 +228,7 @@ INLINE void add_tile(const uint32_t n, const bool symmetric, const uint32_t rows
     const uint32_t at_once = rows < 4 ? rows : 4;
     for (uint32_t r = 0; r < rows; r += at_once)
         add_rows(n, symmetric, at_once, (const pair *)parts, num_units, x + 64 * r, 64 * rows, bias, begin,
-                 sums + 32 * r);
+                 sums + ROW_SUMS * r);
 }
 
 #include "sub1/blocked_wide.h"

@@ -19,6 +19,11 @@ enum {
     FS_BLOCKED_SCALE_BYTES = 2 * FS_BLOCKED_GROUP_ROWS, /* once if symmetric, else pos, then neg */
 };
 
+/* From one row of x to the next in a kernel's sums: all strips of a group. */
+#define ROW_SUMS (FS_BLOCKED_STRIPS * FS_BLOCKED_SUMS)
+/* A row of x that goes alone takes this in x.arranged. */
+#define FS_BLOCKED_LONE_BYTES(padded_cols) (2 * (size_t)(padded_cols))
+
 /* Where in a unit the nibbles and the signs begin, and its size. The codes, where there are any, begin it. */
 static inline uint32_t fs_blocked_nibbles_at(uint32_t n)
 {

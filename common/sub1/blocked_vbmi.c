@@ -12,7 +12,13 @@
 /* Keeps a value in a register: gcc would rather load it twice, and loads are what is scarce. */
 #define IN_REGISTER(v) __asm__("" : "+v"(v))
 
-enum { PANEL_UNITS = 32, MAX_PART_BYTES = 64 * 2 * FS_BLOCKED_MAX_N, SIGN = 0x40, SIGN_SHIFT = 6 };
+enum {
+    MAX_LONE_ROWS = 3,
+    PANEL_UNITS = 16,
+    MAX_PART_BYTES = 64 * 2 * FS_BLOCKED_MAX_N,
+    SIGN = 0x40,
+    SIGN_SHIFT = 6
+};
 enum { AND_OR = 0xea }; /* the truth table of (x & y) | z */
 
 /* For gf2p8affineqb: bits 2-5 of the result are a nibble of the byte, the others 0. Byte 7-i of the matrix selects what makes bit i. */
@@ -139,9 +145,9 @@ INLINE void add_tile(const uint32_t n, const bool symmetric, const uint32_t rows
     __m512i total[8], negative[8];
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < rows; r++) {
-        total[r] = begin ? _mm512_setzero_si512() : _mm512_load_si512(sums + FS_BLOCKED_SUMS * r);
+        total[r] = begin ? _mm512_setzero_si512() : _mm512_load_si512(sums + ROW_SUMS * r);
         negative[r] = begin || symmetric ? _mm512_setzero_si512()
-                                         : _mm512_load_si512(sums + FS_BLOCKED_SUMS * r + 16);
+                                         : _mm512_load_si512(sums + ROW_SUMS * r + 16);
     }
     for (uint32_t u = 0; u < num_units; u++, parts += 128 * n, x += 64 * rows) {
         __m512i index[FS_BLOCKED_MAX_N], weight[FS_BLOCKED_MAX_N];
@@ -164,9 +170,9 @@ INLINE void add_tile(const uint32_t n, const bool symmetric, const uint32_t rows
     }
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < rows; r++) {
-        _mm512_store_si512(sums + FS_BLOCKED_SUMS * r, _mm512_sub_epi32(total[r], _mm512_load_si512(bias)));
+        _mm512_store_si512(sums + ROW_SUMS * r, _mm512_sub_epi32(total[r], _mm512_load_si512(bias)));
         if (!symmetric)
-            _mm512_store_si512(sums + FS_BLOCKED_SUMS * r + 16,
+            _mm512_store_si512(sums + ROW_SUMS * r + 16,
                                _mm512_sub_epi32(negative[r], _mm512_load_si512(bias + 16)));
     }
 }
@@ -194,11 +200,12 @@ static void arrange_lone(const int8_t *x, uint32_t num_cols, uint8_t *out)
 
 static void arrange(const fs_sub1_x *x, uint32_t first, uint8_t *arranged)
 {
-    if (x->num_rows == 1) {
-        arrange_lone(x->row[0], x->padded_cols, arranged);
+    uint32_t tile = fs_sub1_tile(x->num_rows, first);
+    if (x->num_rows <= MAX_LONE_ROWS) {
+        for (uint32_t r = first; r < first + tile; r++)
+            arrange_lone(x->row[r], x->padded_cols, arranged + r * FS_BLOCKED_LONE_BYTES(x->padded_cols));
         return;
     }
-    uint32_t tile = fs_sub1_tile(x->num_rows, first);
     uint8_t *out = arranged + (size_t)first * x->padded_cols;
     for (uint32_t c = 0; c < x->padded_cols; c += 64)
         for (uint32_t r = 0; r < tile; r++, out += 64)

@@ -109,8 +109,10 @@ static size_t lay_out(const fs_expert *e, uint32_t rows, uint8_t *scratch, call 
 size_t fs_expert_scratch_bytes(const fs_expert *expert, uint32_t max_rows)
 {
     call c = {0};
-    size_t most = lay_out(expert, max_rows, NULL, &c), lone = lay_out(expert, 1, NULL, &c);
-    return most > lone ? most : lone; /* a lone row is arranged in more memory */
+    size_t most = lay_out(expert, max_rows, NULL, &c);
+    size_t few = lay_out(expert, max_rows < 3 ? max_rows : 3, NULL,
+                         &c); /* which are arranged in more memory */
+    return most > few ? most : few;
 }
 
 static void add_bias(const fs_expert_bias *bias, float *y, size_t first, size_t count)

@@ -29,9 +29,9 @@ void fs_sub1_matmul_groups(const fs_sub1_kernels *kernels, const fs_sub1_matrix 
                            uint32_t count, const int8_t *const *x, const float *x_scale, float *const *y,
                            uint32_t num_rows)
 {
-    enum { ROOM = 2 * FS_SUB1_MAX_DIM };
+    enum { ROOM = 6 * FS_SUB1_MAX_DIM }; /* three rows at least: fs_sub1_arranged_bytes */
     _Alignas(64) uint8_t arranged[ROOM];
-    uint32_t most = ROOM / w->padded_cols; /* 2 at least */
+    uint32_t most = ROOM / w->padded_cols;
     if (most > FS_SUB1_X_ROWS) most = FS_SUB1_X_ROWS;
     for (uint32_t r = 0; r < num_rows; r += most) {
         uint32_t rows = num_rows - r < most ? num_rows - r : most;

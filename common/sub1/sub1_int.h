@@ -61,10 +61,10 @@ static inline uint32_t fs_sub1_tile(uint32_t num_rows, uint32_t first)
     return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 
-/* Memory for arranged, a multiple of 64. A lone row may take twice its size. */
+/* Memory for arranged, a multiple of 64. Few rows may take twice their size. */
 static inline size_t fs_sub1_arranged_bytes(uint32_t num_rows, uint32_t padded_cols)
 {
-    return (size_t)(num_rows == 1 ? 2 : num_rows) * padded_cols;
+    return (size_t)(num_rows <= 3 ? 2 * num_rows : num_rows) * padded_cols;
 }
 
 /* fs_sub1_matmul over the row groups [first, first + count): writes y[r][group_rows * first .. group_rows * (first + count)), or, in a

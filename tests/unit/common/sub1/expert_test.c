@@ -1,4 +1,5 @@
 /* What running an expert promises: the documented sequence of operations, alone or in a batch, on one thread or many. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ enum { MAX_ROWS = 13 };
 typedef struct {
     fs_expert expert;
     uint8_t *blob[3];
-    float *dense[3];
+    float *dense[3], *bias[3];
     int8_t *x_i8[MAX_ROWS];
     float *x_f32[MAX_ROWS], *out[MAX_ROWS], x_scale[MAX_ROWS];
 } fixture;
@@ -37,7 +38,7 @@ static void new_fixture(fixture *f, fs_expert_storage storage, uint32_t hidden, 
     for (int i = 0; i < 3; i++) {
         uint32_t rows, cols;
         part_shape(&f->expert, i, &rows, &cols);
-        f->expert.sub1[i] = random_matrix(&random, rows, cols, &f->blob[i]);
+        f->expert.sub1[i] = random_of_rate(&random, 2, false, rows, cols, &f->blob[i]);
         f->dense[i] = malloc(sizeof(float) * rows * cols);
         fs_sub1_decode(&f->expert.sub1[i], f->dense[i]);
         f->expert.dense[i] = (fs_matrix){f->dense[i], false, rows, cols};
@@ -53,7 +54,7 @@ static void new_fixture(fixture *f, fs_expert_storage storage, uint32_t hidden, 
 
 static void free_fixture(fixture *f)
 {
-    for (int i = 0; i < 3; i++) free(f->blob[i]), free(f->dense[i]);
+    for (int i = 0; i < 3; i++) free(f->blob[i]), free(f->dense[i]), free(f->bias[i]);
     for (int r = 0; r < MAX_ROWS; r++) free(f->x_i8[r]), free(f->x_f32[r]), free(f->out[r]);
 }
 
@@ -89,15 +90,22 @@ static void by_definition(const fixture *f, uint32_t row, float *out)
     uint32_t hidden = f->expert.hidden_size, inter = f->expert.intermediate_size;
     float *gate = malloc(sizeof(float) * inter), *up = malloc(sizeof(float) * inter);
     int8_t *a = malloc(inter);
-    product(f->dense[FS_PART_GATE], inter, hidden, f->x_i8[row], f->x_scale[row], gate);
+    if (!f->expert.no_gate)
+        product(f->dense[FS_PART_GATE], inter, hidden, f->x_i8[row], f->x_scale[row], gate);
     product(f->dense[FS_PART_UP], inter, hidden, f->x_i8[row], f->x_scale[row], up);
-    fs_kernels_scalar.silu_mul(gate, up, gate, inter);
-    float scale = fs_kernels_scalar.quantize_i8(gate, a, inter);
+    for (uint32_t i = 0; i < inter && f->bias[0]; i++) {
+        if (!f->expert.no_gate) gate[i] += f->bias[FS_PART_GATE][i];
+        up[i] += f->bias[FS_PART_UP][i];
+    }
+    fs_expert_activate(&f->expert, &fs_kernels_scalar, f->expert.no_gate ? NULL : gate, up, up, inter);
+    float scale = fs_kernels_scalar.quantize_i8(up, a, inter);
     product(f->dense[FS_PART_DOWN], hidden, inter, a, scale, out);
+    for (uint32_t i = 0; i < hidden && f->bias[0]; i++) out[i] += f->bias[FS_PART_DOWN][i];
     free(gate), free(up), free(a);
 }
 
-static const uint32_t sizes[][2] = {{64, 128}, {16, 16}, {80, 48}, {256, 384}, {48, 1040}};
+static const uint32_t sizes[][2] = {{64, 128},  {16, 16},  {80, 48}, {256, 384},
+                                    {48, 1040}, {100, 37}, {33, 17}, {65, 130}};
 enum { NUM_SIZES = sizeof(sizes) / sizeof(sizes[0]) };
 
 static void sub1_is_the_documented_sequence(void **state)
@@ -113,6 +121,139 @@ static void sub1_is_the_documented_sequence(void **state)
         }
         free(expected), free_fixture(&f);
     }
+}
+
+static void add_biases(fixture *f, uint64_t seed)
+{
+    fs_random random = {seed};
+    for (int i = 0; i < 3; i++) {
+        uint32_t rows, cols;
+        part_shape(&f->expert, i, &rows, &cols);
+        f->bias[i] = malloc(sizeof(float) * rows);
+        for (uint32_t r = 0; r < rows; r++) f->bias[i][r] = fs_random_unit(&random) - 0.5f;
+        f->expert.bias[i].data = f->bias[i];
+    }
+}
+
+static void biases_gate_and_activation_have_their_places(void **state)
+{
+    static const fs_activation all[] = {FS_ACT_SILU, FS_ACT_GELU, FS_ACT_GELU_TANH, FS_ACT_RELU,
+                                        FS_ACT_SWIGLU_CLAMPED};
+    for (int i = 0; i < 20; i++) {
+        fixture f;
+        new_fixture(&f, FS_EXPERTS_SUB1, 100, 150, 60 + (uint64_t)i);
+        f.expert.activation = all[i % 5];
+        f.expert.swiglu_limit = 0.3f;
+        f.expert.no_gate = i / 5 % 2 && f.expert.activation != FS_ACT_SWIGLU_CLAMPED;
+        if (i / 10) add_biases(&f, 61);
+        run(&f, 0, MAX_ROWS, NULL);
+        float expected[100];
+        for (uint32_t r = 0; r < MAX_ROWS; r++) {
+            by_definition(&f, r, expected);
+            assert_memory_equal(expected, f.out[r], sizeof(expected));
+        }
+        free_fixture(&f);
+    }
+}
+
+static void bf16_biases_are_widened_exactly(void **state)
+{
+    fixture f;
+    new_fixture(&f, FS_EXPERTS_SUB1, 64, 96, 70);
+    add_biases(&f, 71);
+    fs_bf16 narrow[3][96];
+    for (int i = 0; i < 3; i++) {
+        uint32_t rows, cols;
+        part_shape(&f.expert, i, &rows, &cols);
+        for (uint32_t r = 0; r < rows; r++) {
+            narrow[i][r] = fs_f32_to_bf16(f.bias[i][r]);
+            f.bias[i][r] = fs_bf16_to_f32(narrow[i][r]);
+        }
+        f.expert.bias[i] = (fs_expert_bias){narrow[i], true};
+    }
+    run(&f, 0, 3, NULL);
+    float expected[64];
+    for (uint32_t r = 0; r < 3; r++) {
+        by_definition(&f, r, expected);
+        assert_memory_equal(expected, f.out[r], sizeof(expected));
+    }
+    free_fixture(&f);
+}
+
+static double reference(fs_activation activation, double g, double u, double limit)
+{
+    switch (activation) {
+    case FS_ACT_RELU: return (g > 0 ? g : 0) * u;
+    case FS_ACT_GELU: return g * 0.5 * erfc(-g * sqrt(0.5)) * u;
+    case FS_ACT_GELU_TANH:
+        return 0.5 * g * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g))) * u;
+    case FS_ACT_SWIGLU_CLAMPED:
+        g = g > limit ? limit : g;
+        u = u > limit ? limit : u < -limit ? -limit : u;
+        return g / (1 + exp(-1.702 * g)) * (u + 1);
+    default: return g / (1 + exp(-g)) * u;
+    }
+}
+
+static void activations_are_what_their_names_say_with_every_table(void **state)
+{
+    enum { N = 4001 };
+    static float gate[N], up[N], a[N], other[N];
+    for (int i = 0; i < N; i++) gate[i] = (float)(i - N / 2) / 200, up[i] = i % 7 - 3.25f;
+    const fs_kernels *const tables[] = {&fs_kernels_avx2, &fs_kernels_avx512};
+    for (fs_activation activation = FS_ACT_SILU; activation <= FS_ACT_SWIGLU_CLAMPED; activation++) {
+        fs_expert e = {.activation = activation, .swiglu_limit = 2.5f};
+        fs_expert_activate(&e, &fs_kernels_scalar, gate, up, a, N);
+        for (int i = 0; i < N; i++) {
+            double expected = reference(activation, (double)gate[i], (double)up[i], 2.5);
+            assert_true(fabs((double)a[i] - expected) <= 2e-6 * fabs(expected) + 1e-7);
+        }
+        for (int k = 0; k < 2; k++) {
+            if (!tables[k]->usable()) continue;
+            fs_expert_activate(&e, tables[k], gate, up, other, N);
+            assert_memory_equal(a, other, sizeof(a));
+        }
+        if (activation == FS_ACT_SWIGLU_CLAMPED) continue;
+        fs_expert_activate(&e, &fs_kernels_scalar, NULL, gate, a, N);
+        for (int i = 0; i < N; i++) {
+            double expected = reference(activation, (double)gate[i], 1, 0);
+            assert_true(fabs((double)a[i] - expected) <= 2e-6 * fabs(expected) + 1e-7);
+        }
+    }
+}
+
+/* The formats of an expert's parts may differ. */
+static void free_parts_give_the_same_sums(void **state)
+{
+    fs_pool *pool;
+    assert_int_equal(fs_pool_create(3, &pool), FS_OK);
+    fixture f;
+    const uint32_t hidden = 336, inter = 1040;
+    new_fixture(&f, FS_EXPERTS_SUB1, hidden, inter, 80);
+    for (int mix = 1; mix < 8; mix++) {
+        uint8_t *blob[3] = {0};
+        fixture g = f;
+        for (int i = 0; i < 3; i++) {
+            if (!(mix >> i & 1)) continue;
+            uint32_t rows, cols;
+            part_shape(&f.expert, i, &rows, &cols);
+            fs_buffer out = {0};
+            assert_int_equal(fs_sub1_encode_free(f.dense[i], rows, cols, &out, NULL), FS_OK);
+            blob[i] = fs_alloc_aligned(out.size);
+            memcpy(blob[i], out.data, out.size);
+            assert_int_equal(fs_sub1_open(blob[i], out.size, &g.expert.sub1[i], NULL), FS_OK);
+            fs_buffer_free(&out);
+        }
+        run(&g, 0, MAX_ROWS, pool);
+        float expected[336];
+        for (uint32_t r = 0; r < MAX_ROWS; r++) {
+            by_definition(&f, r, expected);
+            assert_memory_equal(expected, g.out[r], sizeof(expected));
+        }
+        for (int i = 0; i < 3; i++) free(blob[i]);
+    }
+    free_fixture(&f);
+    fs_pool_destroy(pool);
 }
 
 static void a_row_depends_on_neither_batch_nor_threads(void **state)
@@ -174,6 +315,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sub1_is_the_documented_sequence),
+        cmocka_unit_test(biases_gate_and_activation_have_their_places),
+        cmocka_unit_test(bf16_biases_are_widened_exactly),
+        cmocka_unit_test(activations_are_what_their_names_say_with_every_table),
+        cmocka_unit_test(free_parts_give_the_same_sums),
         cmocka_unit_test(a_row_depends_on_neither_batch_nor_threads),
         cmocka_unit_test(dense_is_close_to_sub1),
         cmocka_unit_test(a_broken_row_stays_visibly_broken),
