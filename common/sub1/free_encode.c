@@ -152,15 +152,15 @@ static void step_lane(walk *w, uint32_t l, group_bytes *out)
     lane_state *lane = &w->lane[l];
     int32_t end = (int32_t)w->base + FS_FREE_WINDOW - 1;
     for (uint32_t k = 0; k < CODES; k++) {
-        int32_t col = lane->next < lane->count ? lane->col[lane->next] : INT32_MAX, gap = col - lane->last;
+        bool left = lane->next < lane->count;
+        int32_t col = left ? lane->col[lane->next] : end + 1, gap = col - lane->last;
         if (gap <= FS_FREE_SKIP && col <= end) {
             put_code(out, l, k, (uint32_t)gap, lane->neg[lane->next]);
             lane->last = col;
             lane->next++;
             continue;
         }
-        bool far = col != INT32_MAX &&
-                   gap > FS_FREE_LONG_SKIP; /* a lane that is done has only one spelling */
+        bool far = left && gap > FS_FREE_LONG_SKIP; /* a lane that is done has only one spelling */
         put_code(out, l, k, 0, far);
         lane->last += far ? FS_FREE_LONG_SKIP : FS_FREE_SKIP;
         if (lane->last > end) lane->last = end;
