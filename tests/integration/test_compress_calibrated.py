@@ -110,6 +110,24 @@ def test_each_format_is_written_and_read_back(model, tmp_path, format, density):
     assert gate["density"] == density if density else 0.02 < gate["density"] < 0.3
 
 
+def test_bits_are_spent_within_the_budget(model, tmp_path):
+    def run_for_report(out, *more):
+        code, _, errors = compress(model, tmp_path / out, *more, "--report", tmp_path / "report.json")
+        assert code == 0, errors
+        return json.loads((tmp_path / "report.json").read_text())
+
+    low = run_for_report("low", "--format", "blocked:1:16")["bits_per_weight"]
+    high = run_for_report("high", "--format", "blocked:3:16")["bits_per_weight"]
+    assert low < high
+    budget = (low + high) / 2
+    report = run_for_report("mixed", "--bits", budget)
+    assert report["format"] == "mixed" and low < report["bits_per_weight"] <= budget
+    formats = {e[p]["format"] for layer in report["layers"] for e in layer["experts"] for p in ("gate", "up", "down")}
+    assert len(formats) > 1
+    code, _, errors = compress(model, tmp_path / "none", "--bits", 0.1)
+    assert code == 1 and "too few" in errors and not (tmp_path / "none").exists()
+
+
 def test_error_feedback_loses_less_than_rounding_to_nearest(model, tmp_path):
     errors = {}
     for method in ("gptq", "nearest"):
@@ -181,7 +199,7 @@ def test_resuming_with_other_options_is_refused_and_broken_files_are_made_again(
     journal = cut_off(model, out)
     code, _, errors = compress(model, out)
     assert code == 1 and "--resume" in errors and journal.exists()
-    for more in (["--seed", 3, "--tokens", 2000], ["--format", "blocked:1:16"], ["--method", "gptq"]):
+    for more in (["--bits", 2], ["--seed", 3, "--tokens", 2000], ["--format", "blocked:1:16"], ["--method", "gptq"]):
         code, _, errors = compress(model, out, "--resume", *more)
         assert code == 1 and "other options" in errors and journal.exists(), more
     lines = journal.read_bytes().splitlines(keepends=True)

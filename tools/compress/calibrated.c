@@ -26,11 +26,12 @@ typedef struct {
     uint32_t num_free;
     pthread_mutex_t lock; /* of num_free, the journal and the progress */
     fs_progress progress;
-    fs_quantise_rule rule[FS_NUM_EXPERT_PARTS];
-    fs_rate rate[FS_NUM_EXPERT_PARTS];
+    fs_quantise_rule rule[FS_BUDGET_RATES + 1]; /* by n */
     /* the layer in work */
     fs_layer_rows rows;
-    fs_status *status; /* [num_experts] */
+    fs_budget_matrix *probe; /* [num_experts][FS_NUM_EXPERT_PARTS]; with --bits, as choice */
+    uint8_t *choice;         /* [num_experts][FS_NUM_EXPERT_PARTS] */
+    fs_status *status;       /* [num_experts] */
     fs_detail *detail;
 } run;
 
@@ -58,6 +59,16 @@ static fs_journal_expert *known_expert(run *r, uint32_t moe, uint32_t expert)
     return &r->journal.expert[(size_t)moe * r->in->config.num_experts + expert];
 }
 
+static void choose_rates(const run *r, uint32_t expert, fs_quantise_rule rule[FS_NUM_EXPERT_PARTS],
+                         fs_rate rate[FS_NUM_EXPERT_PARTS])
+{
+    for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
+        rate[i] = r->options->rate;
+        if (r->choice) rate[i].n = r->choice[expert * FS_NUM_EXPERT_PARTS + i] + 1u;
+        rule[i] = r->rule[rate[i].n];
+    }
+}
+
 static fs_status make_blobs(run *r, fs_expert_job *job, uint32_t expert, fs_expert_blobs *blobs,
                             fs_detail *detail)
 {
@@ -68,7 +79,10 @@ static fs_status make_blobs(run *r, fs_expert_job *job, uint32_t expert, fs_expe
         fs_blobs_free(blobs); /* what a power cut took is made again, the same */
     }
     fs_expert_result result = {0};
-    fs_status st = fs_expert_job_quantise(job, &r->rows, expert, r->rule, r->rate, blobs, &result, detail);
+    fs_quantise_rule rule[FS_NUM_EXPERT_PARTS];
+    fs_rate rate[FS_NUM_EXPERT_PARTS];
+    choose_rates(r, expert, rule, rate);
+    fs_status st = fs_expert_job_quantise(job, &r->rows, expert, rule, rate, blobs, &result, detail);
     if (st == FS_OK) st = fs_expert_store_save(r->out.staging, r->rows.layer, expert, blobs, detail);
     if (st != FS_OK) return st;
     const uint64_t checksum = fs_blobs_checksum(blobs);
@@ -92,7 +106,7 @@ static void do_expert(void *arg, uint32_t expert)
     give_job(r, job);
 }
 
-/* ---- one layer ---- */
+/* ---- a layer's budget ---- */
 
 /* The first failure that is not only the stop that it, or the user, caused. */
 static fs_status first_failure(const run *r, fs_detail *detail)
@@ -107,6 +121,66 @@ static fs_status first_failure(const run *r, fs_detail *detail)
     return st;
 }
 
+static void probe_expert(void *arg, uint32_t expert)
+{
+    run *r = arg;
+    fs_detail *detail = &r->detail[expert];
+    fs_budget_matrix *m = r->probe + (size_t)expert * FS_NUM_EXPERT_PARTS;
+    fs_expert_job *job = take_job(r);
+    fs_status st = fs_compress_stopped() ? fs_fail(detail, FS_CANCELLED, "stopped") : FS_OK;
+    if (st == FS_OK) st = fs_expert_job_probe(job, &r->rows, expert, r->rule + 1, m, detail);
+    for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
+        uint32_t rows, cols;
+        fs_expert_part_shape(&r->in->config, (fs_expert_part)i, &rows, &cols);
+        m[i].weight = (double)(r->rows.held[expert] - r->rows.start[expert]);
+        for (uint32_t n = 0; n < FS_BUDGET_RATES; n++) {
+            uint64_t bytes = fs_rate_bytes((fs_rate){FS_SUB1_BLOCKED, n + 1, FS_QUANTISE_BLOCK}, rows, cols,
+                                           0);
+            m[i].bytes[n] = (bytes + FS_SUB1_ALIGN - 1) / FS_SUB1_ALIGN * FS_SUB1_ALIGN;
+        }
+    }
+    r->status[expert] = st;
+    give_job(r, job);
+}
+
+/* Of the layer's file: its header, and the matrices as chosen with the padding of each expert. */
+static uint64_t layer_bytes(const run *r)
+{
+    const uint32_t experts = r->in->config.num_experts;
+    uint64_t header = (uint64_t)experts * 3 * 115 + 256, bytes = (header + 4095) / 4096 * 4096;
+    for (uint32_t e = 0; e < experts; e++) {
+        uint64_t sum = 0;
+        for (size_t i = (size_t)e * FS_NUM_EXPERT_PARTS; i < (e + 1u) * FS_NUM_EXPERT_PARTS; i++)
+            sum += r->probe[i].bytes[r->choice[i]];
+        bytes += (sum + FS_EXPERT_FILE_ALIGN - 1) / FS_EXPERT_FILE_ALIGN * FS_EXPERT_FILE_ALIGN;
+    }
+    return bytes;
+}
+
+/* Padding depends on what is chosen: what it is over the target goes off the budget. */
+static fs_status spend_budget(run *r, fs_detail *detail)
+{
+    const fs_model_config *c = &r->in->config;
+    const size_t count = (size_t)c->num_experts * FS_NUM_EXPERT_PARTS;
+    const uint64_t target = (uint64_t)(r->options->bits / 8 * (double)r->plan.num_weights /
+                                       c->num_moe_layers);
+    fs_pool_run(r->pool, probe_expert, r, c->num_experts);
+    fs_status st = first_failure(r, detail);
+    if (st != FS_OK) return st;
+    for (uint64_t budget = target;;) {
+        st = fs_budget_spend(r->probe, count, budget, r->choice);
+        uint64_t all = st == FS_OK ? layer_bytes(r) : 0;
+        if (st == FS_OK && all <= target) return FS_OK;
+        if (st != FS_OK || all - target >= budget) break;
+        budget -= all - target;
+    }
+    return fs_fail(detail, FS_INVALID,
+                   "--bits: %g bits a weight are too few for layer %u even at blocked:1:16", r->options->bits,
+                   r->rows.layer);
+}
+
+/* ---- one layer ---- */
+
 static fs_status do_layer(run *r, uint32_t moe, fs_detail *detail)
 {
     const fs_model_config *c = &r->in->config;
@@ -114,10 +188,12 @@ static fs_status do_layer(run *r, uint32_t moe, fs_detail *detail)
     uint64_t sum[FS_NUM_PLANES];
     fs_status st = fs_stream_attend(&r->stream, layer, detail);
     if (st == FS_OK) st = fs_layer_rows_find(&r->stream, layer, moe, &r->rows, detail);
-    if (st != FS_OK) return st;
-    fs_pool_run(r->pool, do_expert, r, c->num_experts);
+    if (st == FS_OK && r->choice) st = spend_budget(r, detail);
+    if (st == FS_OK) {
+        fs_pool_run(r->pool, do_expert, r, c->num_experts);
+        st = first_failure(r, detail);
+    }
     fs_layer_rows_free(&r->rows);
-    st = first_failure(r, detail);
     if (st == FS_OK) st = fs_expert_store_merge(c, layer, known_expert(r, moe, 0), &r->out, detail);
     if (st == FS_OK) st = fs_stream_combine(&r->stream, moe, sum, detail);
     if (st == FS_OK) st = fs_journal_add_layer(&r->journal, moe, sum, detail);
@@ -136,13 +212,14 @@ static fs_status fingerprint(const run *r, uint64_t *out, fs_detail *detail)
     struct {
         uint64_t model, text, seed, sizes;
         uint32_t format, n, method, windows;
-        double scale;
+        double scale, bits;
     } all = {.seed = r->options->text.seed,
              .format = r->options->rate.format,
              .n = r->options->rate.n,
              .method = r->options->method,
              .windows = r->windows.num_calibration,
-             .scale = r->options->scale};
+             .scale = r->options->scale,
+             .bits = r->options->bits};
     fs_status st = fs_model_fingerprint(r->in->dir, r->in->tensors, &all.model, detail);
     if (st != FS_OK) return st;
     all.text = XXH3_64bits(r->windows.token, fs_windows_rows(&r->windows) * sizeof(*r->windows.token));
@@ -175,15 +252,17 @@ static fs_status set_up(run *r, const char *out_path, fs_detail *detail)
     r->detail = calloc(experts, sizeof(*r->detail));
     r->job = calloc(r->plan.workers, sizeof(*r->job));
     st = r->status && r->detail && r->job ? FS_OK : FS_NO_MEMORY;
+    if (r->options->bits > 0) {
+        r->probe = calloc((size_t)experts * FS_NUM_EXPERT_PARTS, sizeof(*r->probe));
+        r->choice = calloc(experts, FS_NUM_EXPERT_PARTS);
+        if (!r->probe || !r->choice) st = FS_NO_MEMORY;
+    }
     while (st == FS_OK && r->num_free < r->plan.workers) {
         st = fs_expert_job_create(&r->in->config, &r->job[r->num_free]);
         if (st == FS_OK) r->num_free++;
     }
     if (st != FS_OK) return fs_fail(detail, st, "no memory for %u experts at a time", r->plan.workers);
-    for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
-        r->rate[i] = r->options->rate;
-        r->rule[i] = fs_rule_for(r->options, r->rate[i]);
-    }
+    for (uint32_t n = 0; n <= FS_BUDGET_RATES; n++) r->rule[n] = fs_rule_for(r->options, (fs_rate){.n = n});
     return fs_stream_open(r->in, &r->windows, r->out.staging, r->pool, r->journal.num_layers_done,
                           r->journal.stream, &r->stream, detail);
 }
@@ -199,8 +278,8 @@ static uint64_t num_finished(const run *r)
 static fs_status do_layers(run *r, fs_detail *detail)
 {
     const fs_model_config *c = &r->in->config;
-    const uint64_t before = (uint64_t)r->journal.num_layers_done * c->num_experts;
-    fs_progress_begin(&r->progress, (uint64_t)c->num_moe_layers * c->num_experts, before);
+    const uint64_t steps = (uint64_t)c->num_experts * (r->choice ? 2 : 1); /* a probe counts as one */
+    fs_progress_begin(&r->progress, c->num_moe_layers * steps, r->journal.num_layers_done * steps);
     fs_status st = FS_OK;
     for (uint32_t moe = r->journal.num_layers_done; st == FS_OK && moe < c->num_moe_layers; moe++)
         st = do_layer(r, moe, detail);
@@ -226,9 +305,9 @@ static fs_status finish_directory(run *r, fs_summary *summary, fs_detail *detail
     }
     summary->num_experts = c->num_moe_layers * c->num_experts;
     summary->num_weights = r->plan.num_weights;
-    return st == FS_OK
-               ? fs_pack_json(r->in, r->options->rate.format, r->options->rate.n, &r->out, summary, detail)
-               : st;
+    return st == FS_OK ? fs_pack_json(r->in, r->options->rate.format,
+                                      r->options->bits > 0 ? 0 : r->options->rate.n, &r->out, summary, detail)
+                       : st;
 }
 
 static fs_status check_expert(void *arg, uint32_t worker, uint32_t layer, uint32_t expert,
@@ -252,7 +331,7 @@ static void tell(const run *r, const fs_report *report)
     printf("%s\n  backbone %12.3f MB  %u tensors, as they were\n  experts  %12.3f MB  %u in %u layers, %s\n",
            r->out.path, (double)s->backbone_bytes / 1e6, s->num_backbone_tensors,
            (double)s->expert_bytes / 1e6, s->num_experts, r->in->config.num_moe_layers,
-           fs_rate_name(r->options->rate));
+           fs_format_name(r->options));
     printf("%.4f bits a weight: %llu weights of experts in %llu bytes of files\n",
            8.0 * (double)s->expert_bytes / (double)s->num_weights, (unsigned long long)s->num_weights,
            (unsigned long long)s->expert_bytes);
@@ -315,6 +394,8 @@ static void tear_down(run *r, fs_status st)
     fs_journal_close(&r->journal);
     for (uint32_t i = 0; i < r->num_free; i++) fs_expert_job_destroy(r->job[i]);
     free(r->job);
+    free(r->probe);
+    free(r->choice);
     free(r->status);
     free(r->detail);
     fs_pool_destroy(r->pool);

@@ -11,6 +11,8 @@ typedef struct {
     fs_rate rate;
     fs_method method;
     fs_text_choice text;
+    double
+        bits; /* a weight, spent over each layer's matrices at blocked 1:16 to 3:16; 0: all have the rate */
     double scale;          /* 0: the rate's own */
     uint64_t memory_bytes; /* 0: three quarters of the machine's */
     uint32_t threads;
@@ -18,6 +20,8 @@ typedef struct {
     const char *report; /* file; NULL: none */
 } fs_calibrated_options;
 
+/* "blocked:2:16", or "mixed" where bits are spent. */
+const char *fs_format_name(const fs_calibrated_options *options);
 /* The rule for matrices of that rate. */
 fs_quantise_rule fs_rule_for(const fs_calibrated_options *options, fs_rate rate);
 

@@ -73,7 +73,7 @@ FS_MUST_USE fs_status fs_pack_backbone(const fs_input *in, fs_output *out, fs_su
                                        fs_detail *detail);
 
 /* config.json with its quantization_config, the index, and copies of the input's other small *.json files. format: fs_sub1_format;
- * n: of blocked n:16. */
+ * n: of blocked n:16; 0: mixed. */
 FS_MUST_USE fs_status fs_pack_json(const fs_input *in, uint32_t format, uint32_t n, fs_output *out,
                                    fs_summary *summary, fs_detail *detail);
 

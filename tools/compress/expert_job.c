@@ -232,6 +232,42 @@ static fs_status gather_moments(fs_expert_job *j, const fs_layer_rows *rows, uin
     return st;
 }
 
+/* The part's weights to w and, where its inputs are not those of the part before, their curvature. */
+static fs_status prepare_part(fs_expert_job *j, const fs_layer_rows *rows, uint32_t expert, int part,
+                              const fs_expert_range *range, const fs_quantise_rule *rule,
+                              fs_curvature *curvature, fs_expert_result *result, fs_detail *detail)
+{
+    const fs_tensor *t = range->part[part];
+    fs_moments moments;
+    fs_status st = load_weights(j, rows->stream->in, range, part, detail);
+    if (st != FS_OK || part == FS_PART_UP) return st;
+    fs_moments_init(&moments, (uint32_t)t->shape[1], rule->carry > 0, j->moments);
+    st = gather_moments(j, rows, expert, part == FS_PART_DOWN, result, &moments, detail);
+    if (st == FS_OK) st = fs_curvature_make(&moments, rule->damping, curvature, j->curvature, detail);
+    return st == FS_OK ? FS_OK : fs_fail_in(detail, st, "%s", t->name);
+}
+
+static fs_matrix_result quantise_part(fs_expert_job *j, const fs_tensor *t, const fs_quantise_rule *rule,
+                                      fs_rate rate, const fs_curvature *curvature)
+{
+    fs_quantise_loss loss;
+    fs_quantise(rule, curvature, j->w, (uint32_t)t->shape[0], j->q, &loss, j->scratch);
+    return (fs_matrix_result){.rate = rate,
+                              .error = loss.energy > 0 ? loss.error / loss.energy : 0,
+                              .density = (double)loss.nonzeros / (double)(t->shape[0] * t->shape[1]),
+                              .damping = curvature->damping};
+}
+
+/* q as a blob, opened: the parts behind are measured behind it. */
+static fs_status store_part(fs_expert_job *j, const fs_tensor *t, int part, fs_rate rate,
+                            fs_expert_blobs *blobs, fs_detail *detail)
+{
+    fs_status st = fs_blobs_encode(blobs, (fs_expert_part)part, rate, j->q, (uint32_t)t->shape[0],
+                                   (uint32_t)t->shape[1], detail);
+    if (st == FS_OK) st = fs_sub1_open(blobs->data[part], blobs->bytes[part], &j->sub1[part], detail);
+    return st == FS_OK ? FS_OK : fs_fail_in(detail, st, "%s, quantised", t->name);
+}
+
 fs_status fs_expert_job_quantise(fs_expert_job *j, const fs_layer_rows *rows, uint32_t expert,
                                  const fs_quantise_rule rule[FS_NUM_EXPERT_PARTS],
                                  const fs_rate rate[FS_NUM_EXPERT_PARTS], fs_expert_blobs *blobs,
@@ -241,28 +277,37 @@ fs_status fs_expert_job_quantise(fs_expert_job *j, const fs_layer_rows *rows, ui
     fs_curvature curvature;
     fs_status st = open_dense(j, rows, expert, &range, detail);
     for (int part = 0; st == FS_OK && part < FS_NUM_EXPERT_PARTS; part++) {
-        const fs_tensor *t = range.part[part];
-        st = load_weights(j, rows->stream->in, &range, part, detail);
-        if (st == FS_OK && part != FS_PART_UP) {
-            fs_moments moments;
-            fs_moments_init(&moments, (uint32_t)t->shape[1], rule[part].carry > 0, j->moments);
-            st = gather_moments(j, rows, expert, part == FS_PART_DOWN, result, &moments, detail);
-            if (st == FS_OK)
-                st = fs_curvature_make(&moments, rule[part].damping, &curvature, j->curvature, detail);
-            if (st != FS_OK) st = fs_fail_in(detail, st, "%s", t->name);
-        }
+        st = prepare_part(j, rows, expert, part, &range, &rule[part], &curvature, result, detail);
         if (st != FS_OK) break;
-        fs_quantise_loss loss;
-        fs_quantise(&rule[part], &curvature, j->w, (uint32_t)t->shape[0], j->q, &loss, j->scratch);
-        result->part[part] = (fs_matrix_result){rate[part], loss.energy > 0 ? loss.error / loss.energy : 0,
-                                                (double)loss.nonzeros / (double)(t->shape[0] * t->shape[1]),
-                                                curvature.damping, 0};
-        st = fs_blobs_encode(blobs, (fs_expert_part)part, rate[part], j->q, (uint32_t)t->shape[0],
-                             (uint32_t)t->shape[1], detail);
-        if (st == FS_OK) st = fs_sub1_open(blobs->data[part], blobs->bytes[part], &j->sub1[part], detail);
-        if (st != FS_OK) st = fs_fail_in(detail, st, "%s, quantised", t->name);
+        result->part[part] = quantise_part(j, range.part[part], &rule[part], rate[part], &curvature);
+        st = store_part(j, range.part[part], part, rate[part], blobs, detail);
         result->part[part].bytes = blobs->bytes[part];
     }
+    return st;
+}
+
+fs_status fs_expert_job_probe(fs_expert_job *j, const fs_layer_rows *rows, uint32_t expert,
+                              const fs_quantise_rule rule[FS_BUDGET_RATES],
+                              fs_budget_matrix out[FS_NUM_EXPERT_PARTS], fs_detail *detail)
+{
+    static const uint32_t order[FS_BUDGET_RATES] = {0, 2, 1}; /* the middle one last: its q is stored */
+    fs_expert_range range;
+    fs_curvature curvature;
+    fs_expert_result result = {0};
+    fs_expert_blobs blobs = {0};
+    fs_status st = open_dense(j, rows, expert, &range, detail);
+    for (int part = 0; st == FS_OK && part < FS_NUM_EXPERT_PARTS; part++) {
+        st = prepare_part(j, rows, expert, part, &range, &rule[1], &curvature, &result, detail);
+        for (uint32_t i = 0; st == FS_OK && i < FS_BUDGET_RATES; i++) {
+            const fs_rate rate = {FS_SUB1_BLOCKED, order[i] + 1, FS_QUANTISE_BLOCK};
+            out[part].error[order[i]] =
+                quantise_part(j, range.part[part], &rule[order[i]], rate, &curvature).error;
+        }
+        if (st == FS_OK)
+            st = store_part(j, range.part[part], part, (fs_rate){FS_SUB1_BLOCKED, 2, FS_QUANTISE_BLOCK},
+                            &blobs, detail);
+    }
+    fs_blobs_free(&blobs);
     return st;
 }
 

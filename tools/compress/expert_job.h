@@ -2,6 +2,7 @@
 #ifndef FS_EXPERT_JOB_H
 #define FS_EXPERT_JOB_H
 
+#include "budget.h"
 #include "calibrate.h"
 #include "rate.h"
 
@@ -42,6 +43,11 @@ size_t fs_expert_job_bytes(const fs_model_config *config);
 FS_MUST_USE fs_status fs_expert_job_create(const fs_model_config *config, fs_expert_job **out);
 void fs_expert_job_destroy(fs_expert_job *job);
 
+/* What every part of the expert would lose at each rate: errors, relative, of rule[part][rate], with the parts before it at the middle rate.
+ * Bytes and weights are the caller's. */
+FS_MUST_USE fs_status fs_expert_job_probe(fs_expert_job *job, const fs_layer_rows *rows, uint32_t expert,
+                                          const fs_quantise_rule rule[FS_BUDGET_RATES],
+                                          fs_budget_matrix out[FS_NUM_EXPERT_PARTS], fs_detail *detail);
 /* Quantises the expert into blobs (the caller's to free; empty before).
  * FS_INVALID: a weight is not finite (the detail names tensor, row and column). Thread: worker, a job each. */
 FS_MUST_USE fs_status fs_expert_job_quantise(fs_expert_job *job, const fs_layer_rows *rows, uint32_t expert,

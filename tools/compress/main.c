@@ -15,7 +15,7 @@ typedef struct {
     bool lossless, resume, dry_run;
     uint32_t threads, tokens, seed, method;
     uint64_t memory_bytes;
-    double scale;
+    double scale, bits;
     const char *format, *calibration, *held_back, *report;
 } settings;
 
@@ -24,6 +24,9 @@ typedef struct {
 static const fs_conf_option options[] = {
     {OPTION("format", FS_CONF_STRING, format), .default_text = "auto", .value_name = "FORMAT",
      .help = "How experts are stored: auto (blocked:2:16), blocked:1:16, blocked:2:16, blocked:3:16, free."},
+    {OPTION("bits", FS_CONF_FLOAT, bits), .default_text = "0", .fmin = 0, .fmax = 16, .value_name = "B",
+     .help = "Bits a weight, files counted whole: a layer's matrices get blocked 1:16 to 3:16, as their "
+             "measured errors say."},
     {OPTION("calibration", FS_CONF_STRING, calibration), .default_text = "auto", .value_name = "FILE",
      .help = "Text that the model is measured on; auto: the public-domain books that are installed with the "
              "program."},
@@ -165,6 +168,7 @@ static fs_status calibrate(const fs_input *in, const char *out_dir, const settin
     fs_calibrated_options o = {.rate = {FS_SUB1_BLOCKED, 2, 16},
                                .method = (fs_method)set->method,
                                .text = {set->calibration, set->held_back, set->tokens, 256, set->seed},
+                               .bits = set->bits,
                                .scale = set->scale,
                                .memory_bytes = set->memory_bytes,
                                .threads = threads,
@@ -176,6 +180,8 @@ static fs_status calibrate(const fs_input *in, const char *out_dir, const settin
         st = find_text(text, detail);
         o.text.calibration = text;
     }
+    if (st == FS_OK && set->bits > 0 && strcmp(set->format, "auto") != 0)
+        st = fs_fail(detail, FS_INVALID, "--bits chooses formats itself: leave --format out");
     if (o.text.length > in->config.max_positions) o.text.length = in->config.max_positions;
     return st == FS_OK ? fs_compress_calibrated(in, out_dir, &o, detail) : st;
 }

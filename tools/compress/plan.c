@@ -12,6 +12,11 @@
 /* Measured on the demo model and on 2048-wide matrices: what a run takes over its counted multiplications at the speed of a large product. */
 static const double time_factor = 3.0;
 
+const char *fs_format_name(const fs_calibrated_options *o)
+{
+    return o->bits > 0 ? "mixed" : fs_rate_name(o->rate);
+}
+
 fs_quantise_rule fs_rule_for(const fs_calibrated_options *o, fs_rate rate)
 {
     fs_quantise_rule rule = {.n = rate.n, .choose = FS_CHOOSE_PATTERN, .threshold = 0.5, .damping = 0.1};
@@ -60,9 +65,11 @@ static double product_speed(void)
     return (double)N * N * N * TIMES / (seconds > 1e-6 ? seconds : 1e-6);
 }
 
-static fs_status count_bytes(const fs_input *in, fs_rate rate, fs_plan *plan, fs_detail *detail)
+static fs_status count_bytes(const fs_input *in, const fs_calibrated_options *o, fs_plan *plan,
+                             fs_detail *detail)
 {
     const fs_model_config *c = &in->config;
+    const fs_rate rate = o->rate;
     uint64_t an_expert = 0, dense = 0, all = 0;
     for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
         uint32_t rows, cols;
@@ -72,12 +79,13 @@ static fs_status count_bytes(const fs_input *in, fs_rate rate, fs_plan *plan, fs
                 detail, FS_UNSUPPORTED,
                 "%s: experts have matrices of %u x %u: %s needs columns in multiples of 16, at most %u",
                 in->dir, rows, cols, fs_rate_name(rate), FS_SUB1_MAX_DIM);
-        an_expert += fs_rate_bytes(rate, rows, cols, 0.115);
+        an_expert += fs_rate_bytes(rate, rows, cols, 0.115) + FS_SUB1_ALIGN / 2; /* padding, on average */
         plan->num_weights += (uint64_t)rows * cols;
     }
     const uint64_t experts = (uint64_t)c->num_moe_layers * c->num_experts;
     plan->expert_bytes = an_expert * experts;
     plan->num_weights *= experts;
+    if (o->bits > 0) plan->expert_bytes = (uint64_t)(o->bits / 8 * (double)plan->num_weights);
     for (uint32_t i = 0; i < fs_tensors_count(in->tensors); i++) {
         const fs_tensor *t = fs_tensors_at(in->tensors, i);
         all += t->size;
@@ -92,7 +100,7 @@ fs_status fs_plan_make(const fs_input *in, const fs_windows *windows, const fs_c
 {
     const fs_model_config *c = &in->config;
     fs_plan plan = {.job_bytes = fs_expert_job_bytes(c), .disk_bytes = fs_stream_disk_bytes(c, windows)};
-    fs_status st = count_bytes(in, o->rate, &plan, detail);
+    fs_status st = count_bytes(in, o, &plan, detail);
     if (st != FS_OK) return st;
     const uint64_t base = fs_stream_memory_bytes(c, windows) + (64u << 20),
                    limit = o->memory_bytes ? o->memory_bytes : machine_bytes();
@@ -106,7 +114,8 @@ fs_status fs_plan_make(const fs_input *in, const fs_windows *windows, const fs_c
                        plan.memory_bytes >> 20, windows->num_windows, windows->length, limit >> 20);
     const double rows = (double)fs_windows_rows(windows) * c->top_k / c->num_experts;
     const double experts = (double)c->num_moe_layers * c->num_experts;
-    plan.seconds = time_factor * experts * expert_work(c, rows, 3) / product_speed() / plan.workers;
+    plan.seconds = time_factor * experts * expert_work(c, rows, 3) * (o->bits > 0 ? 2.2 : 1) /
+                   product_speed() / plan.workers;
     *out = plan;
     return FS_OK;
 }
@@ -115,7 +124,7 @@ void fs_plan_print(const fs_plan *p, const fs_calibrated_options *o, const fs_wi
 {
     printf(
         "would write about\n  backbone %12.3f MB, as it is\n  experts  %12.3f MB, %s: %.4f bits a weight\n",
-        (double)p->backbone_bytes / 1e6, (double)p->expert_bytes / 1e6, fs_rate_name(o->rate),
+        (double)p->backbone_bytes / 1e6, (double)p->expert_bytes / 1e6, fs_format_name(o),
         8.0 * (double)p->expert_bytes / (double)p->num_weights);
     printf("from %u windows of %u tokens, %u more held back to measure with\n", w->num_calibration, w->length,
            w->num_windows - w->num_calibration);

@@ -62,12 +62,12 @@ static json_t *json_of(const fs_report *r)
                              (json_int_t)r->num_loss_tokens);
     return json_pack(
         "{sssssssfsIsIsosososososfsIsb}", "input", r->in->dir, "output", r->out_path, "format",
-        fs_rate_name(r->options->rate), "bits_per_weight",
-        8.0 * (double)s->expert_bytes / (double)r->num_weights, "expert_weights", (json_int_t)r->num_weights,
-        "rare_experts", (json_int_t)r->rare_experts, "calibration_tokens",
-        json_integer((json_int_t)r->windows->num_calibration * r->windows->length), "bytes", bytes,
-        "loss_nats", loss, "layers", json_of_layers(r), "version", json_string(FS_VERSION), "seconds",
-        r->seconds, "peak_memory_bytes", (json_int_t)fs_peak_memory_bytes(), "resumed", r->resumed);
+        fs_format_name(r->options), "bits_per_weight", 8.0 * (double)s->expert_bytes / (double)r->num_weights,
+        "expert_weights", (json_int_t)r->num_weights, "rare_experts", (json_int_t)r->rare_experts,
+        "calibration_tokens", json_integer((json_int_t)r->windows->num_calibration * r->windows->length),
+        "bytes", bytes, "loss_nats", loss, "layers", json_of_layers(r), "version", json_string(FS_VERSION),
+        "seconds", r->seconds, "peak_memory_bytes", (json_int_t)fs_peak_memory_bytes(), "resumed",
+        r->resumed);
 }
 
 static fs_status write_file(const char *path, const void *data, size_t size, fs_detail *detail)

@@ -123,7 +123,7 @@ void fs_report_page(const fs_report *r, fs_buffer *out)
     append_text(out, r->out_path);
     fs_buffer_printf(
         out, "<table><tr><th>format<td>%s<tr><th>bits a weight<td>%.4f (of %" PRIu64 " weights, whole files)",
-        fs_rate_name(r->options->rate), 8.0 * (double)r->summary->expert_bytes / (double)r->num_weights,
+        fs_format_name(r->options), 8.0 * (double)r->summary->expert_bytes / (double)r->num_weights,
         r->num_weights);
     fs_buffer_printf(out,
                      "<tr><th>perplexity, uncompressed<td>%.3f (%.4f nats)<tr><th>perplexity, "
