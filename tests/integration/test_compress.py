@@ -189,7 +189,7 @@ def spoil(tensors, row, col, bits):
     return name
 
 
-@pytest.mark.parametrize("bits,why", [(0x4049, "not ternary"), (0x7FC0, "not finite"), (None, "third nonzero")])
+@pytest.mark.parametrize("bits,why", [(0x4049, "not ternary"), (0x7FC0, "not finite"), (None, "more than 2 nonzeros")])
 def test_what_is_not_ternary_is_refused_by_name_row_and_column(tmp_path, bits, why):
     tensors = make_tensors()
     w = tensors[expert_name(1, 2, "up_proj")][1]
