@@ -44,7 +44,7 @@ FS_DEVICE fs_gpu_part fs_part_of(const fs_gpu_product *p, uint32_t block, uint32
 
 FS_DEVICE uint32_t fs_x_at(const int8_t *x, uint32_t at)
 {
-    int32_t v = x[at];
+    int32_t v = fs_read_i8(x + at);
     return (uint32_t)(v < -127 ? -127 : v);
 }
 
@@ -88,12 +88,12 @@ typedef struct {
 FS_DEVICE void fs_decode(uint32_t n, const uint8_t *unit, uint32_t row, fs_gpu_codes *codes)
 {
     uint32_t nibbles = 0, word = 0;
-    uint32_t signs = fs_load_word(unit + FS_GPU_SIGNS_AT(n) + row / 8 * 4) >> row % 8 * 4 & 15u;
+    uint32_t signs = fs_read_word(unit + FS_GPU_SIGNS_AT(n) + row / 8 * 4) >> row % 8 * 4 & 15u;
     if (n % 2 != 0)
-        nibbles = fs_load_word(unit + FS_GPU_NIBBLES_AT(n) + row / 16 * 32 + row % 8 * 4) >>
+        nibbles = fs_read_word(unit + FS_GPU_NIBBLES_AT(n) + row / 16 * 32 + row % 8 * 4) >>
                       row % 16 / 8 * 4 &
                   0x0f0f0f0fu;
-    if (n >= 2) word = fs_load_word(unit + row * 4);
+    if (n >= 2) word = fs_read_word(unit + row * 4);
     codes->at[0] = n == 1 ? nibbles : word >> 2 & 0x0f0f0f0fu;
     codes->neg[0] = signs * 0x02040810u & 0x10101010u; /* bit k to bit 4 of byte k; other bits fall between */
     FS_UNROLL(2)

@@ -20,19 +20,19 @@ typedef struct {
 
 FS_DEVICE uint32_t fs_u16_at(const uint8_t *at)
 {
-    return at[0] | (uint32_t)at[1] << 8;
+    return fs_read_byte(at) | fs_read_byte(at + 1) << 8;
 }
 
 FS_DEVICE fs_gpu_group fs_group_of(const fs_gpu_product *p, uint32_t row_place)
 {
-    const uint8_t *at = p->payload + fs_load_word(p->payload + row_place / FS_WARP * 4);
+    const uint8_t *at = p->payload + fs_read_word(p->payload + row_place / FS_WARP * 4);
     fs_gpu_group g;
-    g.kind = at[0];
+    g.kind = fs_read_byte(at);
     g.num_steps = fs_u16_at(at + 2);
     g.num_side = fs_u16_at(at + 4);
     g.lane = row_place % FS_WARP;
     g.row = row_place / FS_BLOCK_DIM * FS_BLOCK_DIM +
-            at[6 + g.lane]; /* rows change places within a block's 256 */
+            fs_read_byte(at + 6 + g.lane); /* rows change places within a block's 256 */
     g.moves = at + 6 + FS_WARP + FS_GPU_FREE_SCALES;
     g.steps = g.moves + (g.num_steps + 3) / 4;
     g.side = g.steps + g.num_steps * FS_GPU_FREE_STEP_BYTES;
@@ -44,7 +44,7 @@ FS_DEVICE void fs_add_weight(fs_gpu_sums *sums, uint32_t tile, uint32_t col, uin
 {
     FS_UNROLL(4)
     for (uint32_t i = 0; i < tile; i++) {
-        int32_t v = i < sums->num_x ? sums->x[i * sums->stride + col] : 0;
+        int32_t v = i < sums->num_x ? fs_read_i8(sums->x + i * sums->stride + col) : 0;
         sums->all[i] += v;
         sums->neg[i] += negative ? v : 0;
     }
@@ -57,9 +57,10 @@ FS_DEVICE void fs_walk_coded(const fs_gpu_group *g, uint32_t tile, fs_gpu_sums *
     const uint8_t *at = g->steps;
     int32_t last = -1; /* the last column that it has passed, counted from the window's first */
     for (uint32_t s = 0; s < g->num_steps; s++, at += FS_GPU_FREE_STEP_BYTES) {
-        uint32_t columns = ((uint32_t)g->moves[s / 4] >> s % 4 * 2 & 3u) * FS_GPU_FREE_MOVE;
-        uint32_t word = fs_load_unaligned(at + in_half * 4) >> half * 4;
-        uint32_t signs = (uint32_t)at[FS_GPU_FREE_STEP_SIGNS + half * 8 + in_half / 2] >> in_half % 2 * 4;
+        uint32_t columns = (fs_read_byte(g->moves + s / 4) >> s % 4 * 2 & 3u) * FS_GPU_FREE_MOVE;
+        uint32_t word = fs_read_unaligned(at + in_half * 4) >> half * 4;
+        uint32_t signs = fs_read_byte(at + FS_GPU_FREE_STEP_SIGNS + half * 8 + in_half / 2) >>
+                         in_half % 2 * 4;
         base += columns;
         if (columns != 0) last = last > (int32_t)columns ? last - (int32_t)columns : 0;
         FS_UNROLL(4)
@@ -72,7 +73,8 @@ FS_DEVICE void fs_walk_coded(const fs_gpu_group *g, uint32_t tile, fs_gpu_sums *
     }
     for (uint32_t i = 0; i < g->num_side; i++) {
         const uint8_t *entry = g->side + 3 * i;
-        if ((entry[2] & 31u) == g->lane) fs_add_weight(sums, tile, fs_u16_at(entry), entry[2] >> 5 & 1u);
+        if ((fs_read_byte(entry + 2) & 31u) == g->lane)
+            fs_add_weight(sums, tile, fs_u16_at(entry), fs_read_byte(entry + 2) >> 5 & 1u);
     }
 }
 
@@ -82,7 +84,7 @@ FS_DEVICE void fs_add_dense(const fs_gpu_group *g, uint32_t tile, uint32_t num_u
     const uint8_t *unit = g->steps + (uint64_t)g->lane * num_units * 16;
     for (uint32_t w = 0; w < 2 * num_units; w++) { /* 32 columns */
         const uint8_t *at = unit + w / 2 * 16 + w % 2 * 4;
-        uint32_t pos = fs_load_unaligned(at), neg = fs_load_unaligned(at + 8);
+        uint32_t pos = fs_read_unaligned(at), neg = fs_read_unaligned(at + 8);
         for (uint32_t b = 0; b < 32; b++)
             if ((pos | neg) >> b & 1u) fs_add_weight(sums, tile, 32 * w + b, neg >> b & 1u);
     }

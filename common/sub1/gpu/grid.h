@@ -82,11 +82,24 @@ FS_DEVICE void fs_store_word(uint8_t *at, uint32_t v)
 {
     *(uint32_t *)at = v;
 }
+/* Of device memory that this kernel does not write. A pointer out of a list could point anywhere, as far as nvcc knows. */
+FS_DEVICE uint32_t fs_read_word(const uint8_t *at)
+{
+    return __ldg((const uint32_t *)at);
+}
+FS_DEVICE uint32_t fs_read_byte(const uint8_t *at)
+{
+    return __ldg(at);
+}
+FS_DEVICE int32_t fs_read_i8(const int8_t *at)
+{
+    return __ldg((const signed char *)at);
+}
 /* Four bytes anywhere, out of the two aligned words that hold them: up to 3 bytes before and 7 behind must be there. */
-FS_DEVICE uint32_t fs_load_unaligned(const uint8_t *at)
+FS_DEVICE uint32_t fs_read_unaligned(const uint8_t *at)
 {
     const uint32_t *word = (const uint32_t *)((uintptr_t)at & ~(uintptr_t)3);
-    return __funnelshift_r(word[0], word[1], ((uint32_t)(uintptr_t)at & 3) * 8);
+    return __funnelshift_r(__ldg(word), __ldg(word + 1), ((uint32_t)(uintptr_t)at & 3) * 8);
 }
 
 #else
@@ -187,9 +200,21 @@ static inline void fs_store_word(uint8_t *at, uint32_t v)
 {
     memcpy(at, &v, 4);
 }
-static inline uint32_t fs_load_unaligned(const uint8_t *at)
+static inline uint32_t fs_read_word(const uint8_t *at)
 {
     return fs_load_word(at);
+}
+static inline uint32_t fs_read_unaligned(const uint8_t *at)
+{
+    return fs_load_word(at);
+}
+static inline uint32_t fs_read_byte(const uint8_t *at)
+{
+    return *at;
+}
+static inline int32_t fs_read_i8(const int8_t *at)
+{
+    return *at;
 }
 static inline fs_u32x2 fs_load_pair(const uint8_t *at)
 {

@@ -45,7 +45,7 @@ static size_t place(fs_device_expert *e, size_t bytes)
 
 static void lay_out(fs_device_expert *e)
 {
-    for (int i = first_part(&e->shape); i < FS_GPU_PARTS; i++) /* fs_load_unaligned looks a little beyond */
+    for (int i = first_part(&e->shape); i < FS_GPU_PARTS; i++) /* fs_read_unaligned looks a little beyond */
         e->payload_at[i] = place(e, e->shape.sub1[i].payload_bytes + 8);
     e->tables_at = e->bytes;
     for (int i = first_part(&e->shape); i < FS_GPU_PARTS; i++) {
