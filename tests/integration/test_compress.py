@@ -102,8 +102,64 @@ def write_checkpoint(path, tensors, shards=1, **sizes):
     return path
 
 
+def decode_free_lane(blob, lane, steps, moves, code_at, side_at, num_side):
+    """(column, negative) of a lane's nonzeros."""
+    last, base, found = -1, 0, []
+    for step in range(steps):
+        columns = (blob[moves + step // 4] >> step % 4 * 2 & 3) * 64
+        if columns:
+            base, last = base + columns, max(last - columns, 0)
+        for k in range(4):
+            i = lane % 16 * 4 + k
+            code = blob[code_at + 80 * step + i] >> lane // 16 * 4 & 15
+            bit = lane // 16 * 64 + i
+            sign = blob[code_at + 80 * step + 64 + bit // 8] >> bit % 8 & 1
+            last += code or (30 if sign else 15)
+            if code:
+                assert last < 256
+                found.append((base + last, sign))
+            last = min(last, 255)
+    for at in range(side_at, side_at + 3 * num_side, 3):
+        column, who = struct.unpack("<HB", blob[at:at + 3])
+        if who & 31 == lane:
+            found.append((column, who >> 5))
+    return found
+
+
+def decode_free(blob):
+    assert blob[:8] == b"FSB1\x02\x02\0\0"
+    rows, cols = struct.unpack("<II", blob[8:16])
+    w = np.zeros((rows, cols), np.uint16)
+    for group in range((rows + 31) // 32):
+        at = 64 + struct.unpack("<I", blob[64 + 4 * group:68 + 4 * group])[0]
+        kind, zero, steps, num_side = struct.unpack("<BBHH", blob[at:at + 6])
+        assert zero == 0 and kind < 3
+        places = blob[at + 6:at + 38]
+        if kind == 0:
+            continue
+        scales = np.frombuffer(blob, np.uint16, 64, at + 38).reshape(2, 32)
+        body = at + 166
+        for lane in range(32):
+            row = group // 8 * 256 + places[lane]
+            if kind == 1:
+                code_at = body + (steps + 3) // 4
+                found = decode_free_lane(blob, lane, steps, body, code_at, code_at + 80 * steps, num_side)
+            else:
+                units, found = (cols + 63) // 64, []
+                for c in range(cols):
+                    unit = body + (lane * units + c // 64) * 16
+                    found += [(c, neg) for neg in (0, 1) if blob[unit + 8 * neg + c % 64 // 8] >> c % 8 & 1]
+            assert row < rows or not found
+            for column, negative in found:
+                assert w[row, column] == 0
+                w[row, column] = scales[negative, lane]
+    return w
+
+
 def decode(blob):
     """The blob's weights as bfloat16 bits, by docs/formats.md and not by our C."""
+    if blob[5] == 2:
+        return decode_free(blob)
     assert blob[:8] == b"FSB1\x02\x01\x02\x10"
     rows, cols, flags = struct.unpack("<III", blob[8:20])
     w, at = np.zeros((rows, cols), np.uint16), 64
@@ -174,6 +230,54 @@ def test_packing_is_lossless(tmp_path, shards, threads):
     assert not out.with_name("out.incomplete").exists()
 
 
+def any_ternary(rng, rows, cols, density):
+    """{neg, 0, pos} by row, as bfloat16 bits."""
+    scale = np.stack([0x3C00 + rng.integers(0, 256, rows), 0xBC00 + rng.integers(0, 256, rows)], 1).astype(np.uint16)
+    signs = rng.integers(0, 2, (rows, cols))
+    return np.where(rng.random((rows, cols)) < density, np.take_along_axis(scale, signs, 1), np.uint16(0))
+
+
+def quantization_of(out):
+    return json.loads((out / "config.json").read_text())["quantization_config"]
+
+
+def test_any_ternary_checkpoint_is_packed(tmp_path):
+    tensors, rng = make_tensors(), np.random.default_rng(3)
+    for i, (name, (dtype, array)) in enumerate(tensors.items()):
+        if ".experts." in name:
+            tensors[name] = (dtype, any_ternary(rng, *array.shape, (0.115, 0, 0.9, 0.3)[i % 4]))
+    code, text, errors = pack(write_checkpoint(tmp_path / "in", tensors), tmp_path / "out")
+    assert (code, errors) == (0, "") and "18 matrices free" in text
+    check_output(tmp_path / "out", tensors)
+    assert quantization_of(tmp_path / "out") == {"quant_method": "foresight-sub1", "version": 1, "format": "free",
+                                                 "activations": "int8"}
+
+
+def test_each_matrix_gets_the_format_that_holds_it(tmp_path):
+    tensors = make_tensors()
+    name = expert_name(1, 2, "up_proj")
+    tensors[name] = ("BF16", any_ternary(np.random.default_rng(4), *PARTS["up_proj"], 0.115))
+    code, text, errors = pack(write_checkpoint(tmp_path / "in", tensors), tmp_path / "out")
+    assert (code, errors) == (0, "") and "1 matrices free" in text and "17 matrices blocked 2:16" in text
+    check_output(tmp_path / "out", tensors)
+    assert quantization_of(tmp_path / "out")["format"] == "mixed"
+
+
+def test_a_format_that_is_asked_for_is_used_or_refused(tmp_path):
+    tensors = make_tensors()
+    source = write_checkpoint(tmp_path / "in", tensors)
+    code, text, _ = pack(source, tmp_path / "free", "--format", "free")
+    assert code == 0 and "18 matrices free" in text
+    check_output(tmp_path / "free", tensors)
+    assert pack(source, tmp_path / "blocked", "--format", "blocked")[0] == 0
+    assert quantization_of(tmp_path / "blocked")["n"] == 2
+    code, _, errors = pack(source, tmp_path / "out", "--format", "blocked:1:16")
+    assert code == 1 and expert_name(0, 0, "gate_proj") in errors and "more than 1 nonzero" in errors
+    code, _, errors = pack(source, tmp_path / "out", "--format", "dense")
+    assert code == 1 and "dense" in errors
+    assert nothing_left(tmp_path / "out")
+
+
 def test_output_does_not_depend_on_threads_or_shards(tmp_path):
     tensors = make_tensors()
     one = write_checkpoint(tmp_path / "one", tensors)
@@ -195,7 +299,7 @@ def test_what_is_not_ternary_is_refused_by_name_row_and_column(tmp_path, bits, w
     w = tensors[expert_name(1, 2, "up_proj")][1]
     col = int(np.flatnonzero(w[7, 16:32] == 0)[0]) + 16
     name = spoil(tensors, 7, col, bits if bits is not None else w[7][w[7] != 0][0])
-    code, text, errors = pack(write_checkpoint(tmp_path / "in", tensors), tmp_path / "out")
+    code, text, errors = pack(write_checkpoint(tmp_path / "in", tensors), tmp_path / "out", "--format", "blocked:2:16")
     assert code == 1 and text == ""
     assert name in errors and "row 7, column " in errors and why in errors
     assert nothing_left(tmp_path / "out")

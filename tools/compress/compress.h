@@ -8,6 +8,7 @@
 #include "compute/pool.h"
 #include "model/config.h"
 #include "model/safetensors.h"
+#include "rate.h"
 #include "sub1/files.h"
 
 /* Whether the user asked to stop (SIGINT, SIGTERM). Whoever works long asks between pieces and returns FS_CANCELLED. */
@@ -58,22 +59,24 @@ typedef struct {
 typedef struct {
     uint32_t num_experts, num_backbone_tensors, num_backbone_files, num_json_files;
     uint64_t num_weights;                  /* of the experts */
+    uint64_t num_matrices[4];              /* of the experts: [0] free, [n] blocked n:16 (lossless) */
     uint64_t part_bytes[3];                /* blobs with the padding behind them */
     uint64_t expert_bytes, backbone_bytes; /* whole files */
     uint64_t json_bytes;
 } fs_summary;
 
-/* Packs a checkpoint whose experts are ternary already, exactly. FS_INVALID: they are not; the detail names tensor, row, column and
- * why. FS_UNSUPPORTED: a shape that the format cannot hold. */
-FS_MUST_USE fs_status fs_pack_lossless(const fs_input *in, fs_pool *pool, fs_output *out, fs_summary *summary,
-                                       fs_detail *detail);
+/* Packs a checkpoint whose experts are ternary already, exactly. rate: of all of them; NULL: blocked where every block has as many
+ * nonzeros, free elsewhere. FS_INVALID: they are not ternary, or not of that rate; the detail names tensor, row, column and why.
+ * FS_UNSUPPORTED: a shape that the format cannot hold. */
+FS_MUST_USE fs_status fs_pack_lossless(const fs_input *in, const fs_rate *rate, fs_pool *pool, fs_output *out,
+                                       fs_summary *summary, fs_detail *detail);
 
 /* Every tensor but the experts', as it is, to backbone-*.safetensors. */
 FS_MUST_USE fs_status fs_pack_backbone(const fs_input *in, fs_output *out, fs_summary *summary,
                                        fs_detail *detail);
 
-/* config.json with its quantization_config, the index, and copies of the input's other small *.json files. format: fs_sub1_format;
- * n: of blocked n:16; 0: mixed. */
+/* config.json with its quantization_config, the index, and copies of the input's other small *.json files. format: fs_sub1_format,
+ * 0: both; n: of blocked n:16; 0: mixed. */
 FS_MUST_USE fs_status fs_pack_json(const fs_input *in, uint32_t format, uint32_t n, fs_output *out,
                                    fs_summary *summary, fs_detail *detail);
 

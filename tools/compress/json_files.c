@@ -16,7 +16,9 @@ static void append_quantization(uint32_t format, uint32_t n, fs_buffer *out)
         "  \"quantization_config\": {\n    \"quant_method\": \"foresight-sub1\",\n    \"version\": 1,\n");
     if (format == FS_SUB1_FREE)
         fs_buffer_printf(out, "    \"format\": \"free\",\n");
-    else if (n == 0) /* each blob tells its own */
+    else if (format == 0) /* each blob tells its own */
+        fs_buffer_printf(out, "    \"format\": \"mixed\",\n");
+    else if (n == 0)
         fs_buffer_printf(out, "    \"format\": \"blocked\",\n    \"m\": 16,\n");
     else
         fs_buffer_printf(out, "    \"format\": \"blocked\",\n    \"n\": %u,\n    \"m\": 16,\n", n);

@@ -5,6 +5,7 @@
 
 #include "compress.h"
 #include "model/names.h"
+#include "rate.h"
 #include "sub1/files.h"
 
 enum { FILE_ALIGN = 4096 };
@@ -130,35 +131,28 @@ fs_status fs_pack_backbone(const fs_input *in, fs_output *out, fs_summary *summa
 
 /* ---- the experts ---- */
 
-/* A batch of experts in work, and the file that they go to. */
+/* A layer in work, and the file that it goes to. */
 typedef struct {
     const fs_input *in;
-    size_t part_bytes[3], expert_bytes; /* with padding */
-    float *w;                           /* [workers][w_stride] */
+    const fs_rate *rate;    /* NULL: whichever holds the matrix as it is */
+    fs_expert_blobs *blobs; /* [num_experts] of the layer */
+    float *w;               /* [workers][w_stride] */
     size_t w_stride;
-    uint8_t *blobs; /* [workers][expert_bytes] */
     fs_safetensors_writer *writer;
 } packer;
 
-/* Gate and up are padded so that the next blob is aligned, down so that the next expert is. */
-static fs_status lay_out_expert(const fs_model_config *config, packer *p, fs_detail *detail)
+/* A matrix in which every block of 16 columns has as many nonzeros is blocked, any other free: its blocks would need padding. */
+static fs_status encode_matrix(const packer *p, fs_expert_blobs *blobs, fs_expert_part part, const float *w,
+                               uint32_t rows, uint32_t cols, fs_detail *detail)
 {
-    for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
-        uint32_t rows, cols;
-        fs_expert_part_shape(config, (fs_expert_part)i, &rows, &cols);
-        size_t bytes = fs_sub1_blob_bytes(FS_SUB1_BLOCKED, 2, 16, rows, cols);
-        if (bytes == 0)
-            return fs_fail(detail, FS_UNSUPPORTED,
-                           "experts of %u x %u: blocked 2:16 needs hidden_size and moe_intermediate_size to "
-                           "be multiples "
-                           "of 16, at most %u",
-                           rows, cols, FS_SUB1_MAX_DIM);
-        size_t align = i == FS_PART_DOWN ? FS_EXPERT_FILE_ALIGN : FS_SUB1_ALIGN;
-        size_t end = (p->expert_bytes + bytes + align - 1) / align * align;
-        p->part_bytes[i] = end - p->expert_bytes;
-        p->expert_bytes = end;
+    static const fs_rate blocked[] = {
+        {FS_SUB1_BLOCKED, 2, 16}, {FS_SUB1_BLOCKED, 1, 16}, {FS_SUB1_BLOCKED, 3, 16}};
+    if (p->rate) return fs_blobs_encode(blobs, part, *p->rate, w, rows, cols, detail);
+    for (size_t i = 0; i < sizeof(blocked) / sizeof(blocked[0]); i++) {
+        if (!fs_rate_is_exact(blocked[i], w, rows, cols)) continue;
+        return fs_blobs_encode(blobs, part, blocked[i], w, rows, cols, detail);
     }
-    return FS_OK;
+    return fs_blobs_encode(blobs, part, (fs_rate){FS_SUB1_FREE, 0, 0}, w, rows, cols, detail);
 }
 
 static fs_status encode_expert(void *arg, uint32_t worker, uint32_t layer, uint32_t expert, fs_detail *detail)
@@ -166,30 +160,16 @@ static fs_status encode_expert(void *arg, uint32_t worker, uint32_t layer, uint3
     packer *p = arg;
     fs_expert_range range;
     fs_status st = fs_expert_find(&p->in->config, p->in->tensors, layer, expert, &range, detail);
-    uint8_t *at = p->blobs + worker * p->expert_bytes;
     float *w = p->w + worker * p->w_stride;
-    memset(at, 0, p->expert_bytes); /* the padding */
-    for (int i = 0; st == FS_OK && i < FS_NUM_EXPERT_PARTS; at += p->part_bytes[i++]) {
+    for (int i = 0; st == FS_OK && i < FS_NUM_EXPERT_PARTS; i++) {
         const fs_tensor *t = range.part[i];
         fs_tensor_to_f32(t, w);
-        st = fs_sub1_encode_blocked(w, (uint32_t)t->shape[0], (uint32_t)t->shape[1], 2, 16, at, detail);
+        st = encode_matrix(p, &p->blobs[expert], (fs_expert_part)i, w, (uint32_t)t->shape[0],
+                           (uint32_t)t->shape[1], detail);
         if (st != FS_OK)
             st = fs_fail_in(detail, st, "%s: %s", fs_tensors_file_path(p->in->tensors, t->file), t->name);
     }
     return st;
-}
-
-static fs_status write_batch(void *arg, uint32_t count, fs_detail *detail)
-{
-    packer *p = arg;
-    const uint8_t *at = p->blobs;
-    for (uint32_t e = 0; e < count; e++) {
-        for (int i = 0; i < FS_NUM_EXPERT_PARTS; at += p->part_bytes[i++]) {
-            fs_status st = fs_safetensors_writer_write(p->writer, at, p->part_bytes[i], detail);
-            if (st != FS_OK) return st;
-        }
-    }
-    return FS_OK;
 }
 
 static fs_status declare_layer(const packer *p, uint32_t layer, const char *file, fs_output *out,
@@ -199,7 +179,7 @@ static fs_status declare_layer(const packer *p, uint32_t layer, const char *file
         for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
             char name[128];
             fs_expert_tensor_name(&p->in->config, FS_EXPERTS_SUB1, layer, e, (fs_expert_part)i, name);
-            const uint64_t bytes = p->part_bytes[i];
+            const uint64_t bytes = p->blobs[e].bytes[i];
             fs_status st = fs_safetensors_writer_declare(p->writer, name, FS_DTYPE_U8, 1, &bytes);
             if (st == FS_OK) st = fs_output_note_tensor(out, name, bytes, file);
             if (st != FS_OK) return declared(st, file, name, detail);
@@ -208,55 +188,70 @@ static fs_status declare_layer(const packer *p, uint32_t layer, const char *file
     return FS_OK;
 }
 
+static fs_status write_layer(const packer *p, fs_summary *summary, fs_detail *detail)
+{
+    for (uint32_t e = 0; e < p->in->config.num_experts; e++) {
+        const fs_expert_blobs *blobs = &p->blobs[e];
+        for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
+            fs_status st = fs_safetensors_writer_write(p->writer, blobs->data[i], blobs->bytes[i], detail);
+            if (st != FS_OK) return st;
+            summary->part_bytes[i] += blobs->bytes[i];
+            bool is_free = blobs->data[i][5] == FS_SUB1_FREE; /* a blob's format, and its n */
+            summary->num_matrices[is_free ? 0 : blobs->data[i][6]]++;
+        }
+    }
+    return FS_OK;
+}
+
+/* The experts' sizes are known when they are encoded, and a file begins with them: a layer is held in memory, compressed. */
 static fs_status pack_layer(packer *p, uint32_t layer, fs_pool *pool, fs_output *out, fs_summary *summary,
                             fs_detail *detail)
 {
     char name[64];
     snprintf(name, sizeof(name), "experts-layer-%05u.safetensors", layer);
     const char *path = fs_output_file(out, name);
-    fs_status st = new_writer(path, &p->writer, detail);
+    fs_status st = fs_each_expert(&p->in->config, layer, pool, encode_expert, NULL, p, detail);
+    if (st == FS_OK) st = new_writer(path, &p->writer, detail);
     if (st == FS_OK) st = declare_layer(p, layer, name, out, detail);
-    if (st == FS_OK) st = fs_each_expert(&p->in->config, layer, pool, encode_expert, write_batch, p, detail);
+    if (st == FS_OK) st = write_layer(p, summary, detail);
     if (st == FS_OK) st = fs_safetensors_writer_finish(p->writer, detail);
     fs_safetensors_writer_destroy(p->writer);
     p->writer = NULL;
+    for (uint32_t e = 0; e < p->in->config.num_experts; e++) fs_blobs_free(&p->blobs[e]);
     summary->expert_bytes += st == FS_OK ? file_size(path) : 0;
     return st;
 }
 
-static void count_experts(const packer *p, fs_summary *summary)
+static void count_experts(const fs_model_config *c, fs_summary *summary)
 {
-    const fs_model_config *c = &p->in->config;
     summary->num_experts = c->num_moe_layers * c->num_experts;
     for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
         uint32_t rows, cols;
         fs_expert_part_shape(c, (fs_expert_part)i, &rows, &cols);
         summary->num_weights += (uint64_t)rows * cols * summary->num_experts;
-        summary->part_bytes[i] = (uint64_t)p->part_bytes[i] * summary->num_experts;
     }
 }
 
-static fs_status pack_experts(const fs_input *in, fs_pool *pool, fs_output *out, fs_summary *summary,
-                              fs_detail *detail)
+static fs_status pack_experts(const fs_input *in, const fs_rate *rate, fs_pool *pool, fs_output *out,
+                              fs_summary *summary, fs_detail *detail)
 {
-    packer p = {.in = in, .w_stride = fs_max_part_weights(&in->config)};
-    fs_status st = lay_out_expert(&in->config, &p, detail);
-    if (st != FS_OK) return st;
+    packer p = {.in = in, .rate = rate, .w_stride = fs_max_part_weights(&in->config)};
     p.w = fs_alloc_aligned(sizeof(float) * p.w_stride * fs_num_workers(pool));
-    p.blobs = fs_alloc_aligned(p.expert_bytes * fs_num_workers(pool));
+    p.blobs = calloc(in->config.num_experts, sizeof(*p.blobs));
+    fs_status st = FS_OK;
     if (!p.w || !p.blobs)
         st = fs_fail(detail, FS_NO_MEMORY, "no memory for %u experts at once", fs_num_workers(pool));
     for (uint32_t l = 0; st == FS_OK && l < in->config.num_moe_layers; l++)
         st = pack_layer(&p, in->config.moe_layer[l], pool, out, summary, detail);
-    count_experts(&p, summary);
+    count_experts(&in->config, summary);
     free(p.w);
     free(p.blobs);
     return st;
 }
 
-fs_status fs_pack_lossless(const fs_input *in, fs_pool *pool, fs_output *out, fs_summary *summary,
-                           fs_detail *detail)
+fs_status fs_pack_lossless(const fs_input *in, const fs_rate *rate, fs_pool *pool, fs_output *out,
+                           fs_summary *summary, fs_detail *detail)
 {
     fs_status st = fs_pack_backbone(in, out, summary, detail);
-    return st == FS_OK ? pack_experts(in, pool, out, summary, detail) : st;
+    return st == FS_OK ? pack_experts(in, rate, pool, out, summary, detail) : st;
 }

@@ -23,7 +23,9 @@ typedef struct {
     .name = option_name, .type = option_type, .offset = offsetof(settings, member)
 static const fs_conf_option options[] = {
     {OPTION("format", FS_CONF_STRING, format), .default_text = "auto", .value_name = "FORMAT",
-     .help = "How experts are stored: auto (blocked:2:16), blocked:1:16, blocked:2:16, blocked:3:16, free."},
+     .help = "How experts are stored: auto (blocked:2:16), blocked:1:16, blocked:2:16 (or blocked), "
+             "blocked:3:16, "
+             "free."},
     {OPTION("bits", FS_CONF_FLOAT, bits), .default_text = "0", .fmin = 0, .fmax = 16, .value_name = "B",
      .help = "Bits a weight, files counted whole: a layer's matrices get blocked 1:16 to 3:16, as their "
              "measured errors say."},
@@ -51,7 +53,9 @@ static const fs_conf_option options[] = {
      .help = "Magnitude of a row over the mean of its kept weights (free: over its root mean square); 0: the "
              "format's own."},
     {OPTION("lossless", FS_CONF_BOOL, lossless),
-     .help = "Pack experts that are ternary 2:16 already, exactly; refuse any others."},
+     .help = "Pack experts that are ternary already, exactly; refuse any others. --format auto: blocked "
+             "where every "
+             "16 columns have as many nonzeros, free elsewhere."},
     {0}};
 
 static const fs_conf_spec spec = {
@@ -97,8 +101,13 @@ static void print_summary(const fs_summary *s, const fs_model_config *config, co
     printf("%s\n", out);
     printf("  backbone %12.3f MB  %u tensors in %u file%s, as they were\n", mb(s->backbone_bytes),
            s->num_backbone_tensors, s->num_backbone_files, s->num_backbone_files == 1 ? "" : "s");
-    printf("  experts  %12.3f MB  %u experts in %u layers, blocked 2:16\n", mb(s->expert_bytes),
-           s->num_experts, config->num_moe_layers);
+    printf("  experts  %12.3f MB  %u experts in %u layers\n", mb(s->expert_bytes), s->num_experts,
+           config->num_moe_layers);
+    for (uint32_t n = 0; n < 4; n++)
+        if (s->num_matrices[n] && n == 0)
+            printf("    %llu matrices free\n", (unsigned long long)s->num_matrices[n]);
+        else if (s->num_matrices[n])
+            printf("    %llu matrices blocked %u:16\n", (unsigned long long)s->num_matrices[n], n);
     printf(
         "    gate   %12.3f MB\n    up     %12.3f MB\n    down   %12.3f MB  (checksums and padding counted)\n",
         mb(s->part_bytes[0]), mb(s->part_bytes[1]), mb(s->part_bytes[2]));
@@ -121,8 +130,26 @@ static fs_status open_input(const char *dir, fs_input *in, fs_detail *detail)
     return fs_tensors_open(dir, &in->tensors, detail);
 }
 
-static fs_status pack_lossless(const fs_input *in, const char *out_dir, uint32_t threads, fs_detail *detail)
+/* What config.json says of all matrices; 0 where they differ. */
+static void common_format(const fs_summary *s, uint32_t *format, uint32_t *n)
 {
+    const uint64_t blocked = s->num_matrices[1] + s->num_matrices[2] + s->num_matrices[3];
+    *format = !s->num_matrices[0] ? FS_SUB1_BLOCKED : !blocked ? FS_SUB1_FREE : 0;
+    *n = 0;
+    for (uint32_t i = 1; i < 4; i++)
+        if (s->num_matrices[i] == blocked) *n = i;
+}
+
+static fs_status pack_lossless(const fs_input *in, const char *out_dir, const settings *set, uint32_t threads,
+                               fs_detail *detail)
+{
+    fs_rate rate;
+    uint32_t format, n;
+    const bool any = strcmp(set->format, "auto") == 0;
+    if (!any) {
+        fs_status parsed = fs_rate_parse(set->format, &rate, detail);
+        if (parsed != FS_OK) return parsed;
+    }
     fs_output out = {0};
     fs_pool *pool = NULL;
     fs_summary summary = {0};
@@ -133,8 +160,9 @@ static fs_status pack_lossless(const fs_input *in, const char *out_dir, uint32_t
         st = fs_fail(detail, st, "--threads: %u threads cannot be started", threads);
         goto out;
     }
-    st = fs_pack_lossless(in, pool, &out, &summary, detail);
-    if (st == FS_OK) st = fs_pack_json(in, FS_SUB1_BLOCKED, 2, &out, &summary, detail);
+    st = fs_pack_lossless(in, any ? NULL : &rate, pool, &out, &summary, detail);
+    common_format(&summary, &format, &n);
+    if (st == FS_OK) st = fs_pack_json(in, format, n, &out, &summary, detail);
     if (st == FS_OK) st = fs_verify(in, out.staging, pool, detail);
     if (st == FS_OK && fs_compress_stopped()) st = fs_fail(detail, FS_CANCELLED, "stopped");
     if (st == FS_OK) st = fs_output_commit(&out, detail);
@@ -193,7 +221,7 @@ static fs_status compress(const char *in_dir, const char *out_dir, const setting
     fs_status st = fs_isa_check(detail);
     if (st == FS_OK) st = open_input(in_dir, &in, detail);
     if (st == FS_OK)
-        st = set->lossless ? pack_lossless(&in, out_dir, threads, detail)
+        st = set->lossless ? pack_lossless(&in, out_dir, set, threads, detail)
                            : calibrate(&in, out_dir, set, threads, detail);
     fs_tensors_close(in.tensors);
     return st;

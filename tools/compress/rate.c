@@ -16,7 +16,8 @@ static const struct {
 } names[] = {{"blocked:1:16", {FS_SUB1_BLOCKED, 1, 16}},
              {"blocked:2:16", {FS_SUB1_BLOCKED, 2, 16}},
              {"blocked:3:16", {FS_SUB1_BLOCKED, 3, 16}},
-             {"free", {FS_SUB1_FREE, 0, 0}}};
+             {"free", {FS_SUB1_FREE, 0, 0}},
+             {"blocked", {FS_SUB1_BLOCKED, 2, 16}}};
 enum { NUM_NAMES = sizeof(names) / sizeof(names[0]) };
 
 fs_status fs_rate_parse(const char *text, fs_rate *out, fs_detail *detail)
@@ -43,6 +44,17 @@ bool fs_rate_fits(fs_rate rate, uint32_t rows, uint32_t cols)
         return false;
     return rate.format == FS_SUB1_FREE ||
            fs_sub1_blob_bytes((fs_sub1_format)rate.format, rate.n, rate.m, rows, cols) != 0;
+}
+
+bool fs_rate_is_exact(fs_rate rate, const float *w, uint32_t rows, uint32_t cols)
+{
+    if (!fs_rate_fits(rate, rows, cols)) return false;
+    for (size_t i = 0; i < (size_t)rows * cols; i += rate.m) {
+        uint32_t count = 0;
+        for (uint32_t c = 0; c < rate.m; c++) count += w[i + c] != 0;
+        if (count != rate.n) return false;
+    }
+    return true;
 }
 
 /* Entropy of a weight and a twelfth more, which is what the code was measured to take. */

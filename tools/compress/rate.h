@@ -9,12 +9,14 @@ typedef struct {
     uint32_t n, m;   /* blocked; 0, 0: free */
 } fs_rate;
 
-/* "blocked:2:16", "free". FS_INVALID, FS_UNSUPPORTED: not of this build. */
+/* "blocked:2:16" or "blocked" for short, "free". FS_INVALID, FS_UNSUPPORTED: not of this build. */
 FS_MUST_USE fs_status fs_rate_parse(const char *text, fs_rate *out, fs_detail *detail);
 /* Static text. */
 const char *fs_rate_name(fs_rate rate);
 /* Whether a matrix of this shape can be stored so. */
 bool fs_rate_fits(fs_rate rate, uint32_t rows, uint32_t cols);
+/* Whether every block of a row has exactly n nonzeros (blocked) and cols is a multiple of m. */
+bool fs_rate_is_exact(fs_rate rate, const float *w, uint32_t rows, uint32_t cols);
 /* Bytes of such a matrix with one magnitude a row; free: what is expected with `density` nonzeros a weight. */
 uint64_t fs_rate_bytes(fs_rate rate, uint32_t rows, uint32_t cols, double density);
 
