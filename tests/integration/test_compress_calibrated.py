@@ -202,6 +202,8 @@ def test_resuming_with_other_options_is_refused_and_broken_files_are_made_again(
     for more in (["--bits", 2], ["--seed", 3, "--tokens", 2000], ["--format", "blocked:1:16"], ["--method", "gptq"]):
         code, _, errors = compress(model, out, "--resume", *more)
         assert code == 1 and "other options" in errors and journal.exists(), more
+    (incomplete(out) / "experts-layer-00000.safetensors.Xyz123").write_text("was being written")
+    (incomplete(out) / "config.json").write_text("from before")
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(lines[0].replace(b"journal 1", b"journal 9") + b"".join(lines[1:]))
     code, _, errors = compress(model, out, "--resume")

@@ -255,7 +255,6 @@ static void refine_rows(sweep *s, size_t row, size_t col, const float A[BLOCK][B
 
 static void refine(sweep *s)
 {
-    make_gradient(s);
     for (uint32_t round = 0; round < s->rule->rounds; round++)
         for (size_t col = 0; col < s->cols; col += BLOCK) {
             float A[BLOCK][BLOCK];
@@ -289,20 +288,21 @@ static void begin(sweep *s, const float *w, void *scratch)
     }
 }
 
-/* error = sum of (goal - q) h (goal - q)^T, energy = the same of goal. Uses w for products. */
-static void measure(sweep *s, fs_quantise_loss *loss)
+/* Sum of goal h goal^T. Uses q for the product. */
+static double measure_energy(sweep *s)
 {
     const int rows = (int)s->rows, cols = (int)s->cols;
-    const size_t count = s->rows * s->cols;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols,
-                s->curvature->h, cols, 0, s->w, cols);
-    loss->energy = quadratic(s->w, s->goal, count);
-    loss->nonzeros = 0;
-    for (size_t i = 0; i < count; i++) loss->nonzeros += s->q[i] != 0;
-    for (size_t i = 0; i < count; i++) s->goal[i] -= s->q[i];
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols,
-                s->curvature->h, cols, 0, s->w, cols);
-    loss->error = quadratic(s->w, s->goal, count);
+                s->curvature->h, cols, 0, s->q, cols);
+    return quadratic(s->q, s->goal, s->rows * s->cols);
+}
+
+/* Sum of (goal - q) h (goal - q)^T, by the gradient. */
+static double measure_error(const sweep *s)
+{
+    double sum = 0;
+    for (size_t i = 0; i < s->rows * s->cols; i++) sum += (double)s->w[i] * (double)(s->goal[i] - s->q[i]);
+    return sum > 0 ? sum : 0;
 }
 
 void fs_quantise(const fs_quantise_rule *rule, const fs_curvature *curvature, const float *w, uint32_t rows,
@@ -311,8 +311,12 @@ void fs_quantise(const fs_quantise_rule *rule, const fs_curvature *curvature, co
     sweep s = {rule, curvature, rows, padded(rows), curvature->cols, .w = NULL};
     FS_ASSERT(s.cols % BLOCK == 0 && rule->n <= FS_QUANTISE_MAX_N);
     begin(&s, w, scratch);
+    loss->energy = measure_energy(&s);
     run_sweep(&s);
-    if (rule->rounds) refine(&s);
+    make_gradient(&s);
+    refine(&s);
     memcpy(q, s.q, s.rows * s.cols * sizeof(float));
-    measure(&s, loss);
+    loss->error = measure_error(&s);
+    loss->nonzeros = 0;
+    for (size_t i = 0; i < s.rows * s.cols; i++) loss->nonzeros += q[i] != 0;
 }

@@ -131,6 +131,12 @@ static bool begins_with(const char *text, const char *begin)
     return strncmp(text, begin, strlen(begin)) == 0;
 }
 
+static bool ends_with(const char *text, const char *end)
+{
+    size_t size = strlen(text), end_size = strlen(end);
+    return size >= end_size && strcmp(text + size - end_size, end) == 0;
+}
+
 typedef enum { KEEP_NOTHING, KEEP_JOURNAL, KEEP_PROGRESS, KEEP_RESULT } what_to_keep;
 
 static bool is_kept(const char *name, what_to_keep keep)
@@ -139,8 +145,10 @@ static bool is_kept(const char *name, what_to_keep keep)
     bool of_the_run = begins_with(name, "part-") || begins_with(name, "work-");
     if (keep == KEEP_RESULT) return !of_the_run;
     if (keep >= KEEP_JOURNAL && strcmp(name, "journal") == 0) return true;
-    return keep == KEEP_PROGRESS && (begins_with(name, "part-") || begins_with(name, "work-x-") ||
-                                     begins_with(name, "experts-layer-"));
+    if (keep != KEEP_PROGRESS) return false;
+    /* The ending: a layer's file that was being written when a run was killed has a name that goes on behind it. */
+    return begins_with(name, "part-") || begins_with(name, "work-x-") ||
+           (begins_with(name, "experts-layer-") && ends_with(name, ".safetensors"));
 }
 
 /* Everything in the staging directory is a plain file that a run of ours wrote. */
