@@ -283,6 +283,36 @@ static void what_is_not_ternary_is_refused(void **state)
     fs_buffer_free(&out);
 }
 
+/* The example of docs/formats.md. */
+static void the_documented_example_is_these_bytes(void **state)
+{
+    static const uint8_t step[80] = {
+        0x01, 0x20, 0,    0,    0x02, 0x30, 0,    0,    0x03, 0x40, 0,    0,    0x04, 0x50, 0,    0,
+        0x05, 0x60, 0,    0,    0x06, 0x70, 0,    0,    0x07, 0x80, 0,    0,    0x08, 0x90, 0,    0,
+        0x09, 0xa0, 0,    0,    0x0a, 0xb0, 0,    0,    0x0b, 0xc0, 0,    0,    0x0c, 0xd0, 0,    0,
+        0x0d, 0xe0, 0,    0,    0x0e, 0xf0, 0,    0,    0x0f, 0x10, 0,    0,    0x00, 0x21, 0,    0,
+        0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0x31};
+    static const uint8_t head[48] = {'F', 'S', 'B', '1', 2,    2,    0,    0,    32,   0,    0,    0,   40, 0,
+                                     0,   0,   0,   0,   0,    0,    0,    0,    0,    0,    0xfb, 0,   0,  0,
+                                     0,   0,   0,   0,   0x6e, 0x18, 0x47, 0x54, 0xcf, 0xab, 0x40, 0x18};
+    float w[32 * 40] = {0};
+    for (uint32_t r = 0; r < 32; r++) w[r * 40 + r] = r % 2 ? -0.5f : 1;
+    size_t size;
+    uint8_t *blob = encode_free(w, 32, 40, &size);
+    assert_int_equal(size, 315);
+    assert_memory_equal(blob, head, sizeof(head));
+    assert_memory_equal(blob + 64,
+                        "\x04\0\0\0"
+                        "\x01\0\x01\0\0\0",
+                        10);
+    for (uint32_t r = 0; r < 32; r++) assert_int_equal(blob[74 + r], r);
+    assert_memory_equal(blob + 106, "\x80\x3f\0\0\x80\x3f", 6);
+    assert_memory_equal(blob + 170, "\0\0\0\xbf\0\0", 6);
+    assert_int_equal(blob[234], 0);
+    assert_memory_equal(blob + 235, step, sizeof(step));
+    free(blob);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(any_ternary_matrix_comes_back),
@@ -296,6 +326,7 @@ int main(void)
                                        cmocka_unit_test(a_broken_row_stays_broken),
                                        cmocka_unit_test(sparse_matrices_are_small),
                                        cmocka_unit_test(the_same_matrix_gives_the_same_bytes),
-                                       cmocka_unit_test(what_is_not_ternary_is_refused)};
+                                       cmocka_unit_test(what_is_not_ternary_is_refused),
+                                       cmocka_unit_test(the_documented_example_is_these_bytes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
