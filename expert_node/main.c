@@ -22,7 +22,6 @@
 
 typedef struct {
     fs_node_options options;
-    uint32_t threads;
     uv_loop_t loop;
     uv_signal_t term, interrupt;
     uv_timer_t drain_timer, watchdog;
@@ -69,7 +68,7 @@ static void on_writable(void *arg, fs_peer *peer)
 static uint32_t own_index(const node *n, const Foresight__V1__Placement *placement)
 {
     for (size_t i = 0; i < placement->n_nodes; i++)
-        if (strcmp(placement->nodes[i]->name, n->options.name) == 0) return (uint32_t)i;
+        if (strcmp(placement->nodes[i]->name, n->options.member.name) == 0) return (uint32_t)i;
     return UINT32_MAX;
 }
 
@@ -239,7 +238,7 @@ static void on_state(void *arg, bool registered, fs_rpc_code code, const char *t
 
 static fs_status start_store(node *n, fs_detail *detail)
 {
-    fs_store_options options = {.dir = n->options.model,
+    fs_store_options options = {.dir = n->options.member.model,
                                 .memory_bytes = n->options.memory_bytes,
                                 .load_threads = n->options.load_threads,
                                 .on_change = on_store_change,
@@ -251,20 +250,20 @@ static fs_status start_fabric(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], 
 {
     fs_fabric_options options;
     fs_fabric_options_init(&options);
-    options.name = n->options.name;
+    options.name = n->options.member.name;
     memcpy(options.key, key, FS_FABRIC_KEY_BYTES);
     options.handlers = (fs_fabric_handlers){on_up, on_down, on_message, on_writable, n};
     fs_exec_options exec = {.port = &fs_exec_fabric,
                             .store = n->store,
-                            .threads = n->threads,
+                            .threads = n->options.member.threads,
                             .inline_ns = (uint64_t)n->options.inline_ns,
                             .queue_rows = n->options.queue_rows,
                             .queue_dispatches = n->options.queue_dispatches,
                             .max_message = options.max_message};
     fs_status st = fs_exec_create(&n->loop, &exec, &n->exec);
-    if (st != FS_OK) return fs_fail(detail, st, "cannot start %u compute threads", n->threads);
+    if (st != FS_OK) return fs_fail(detail, st, "cannot start %u compute threads", n->options.member.threads);
     st = fs_fabric_create(&n->loop, &options, &n->fabric, detail);
-    if (st == FS_OK) st = fs_fabric_listen(n->fabric, n->options.listen, n->bound, detail);
+    if (st == FS_OK) st = fs_fabric_listen(n->fabric, n->options.member.listen, n->bound, detail);
     return st;
 }
 
@@ -274,12 +273,12 @@ static fs_status start_member(node *n, fs_detail *detail)
     if (st != FS_OK) return fs_fail(detail, st, "cannot start gRPC");
     const fs_model_config *config = fs_store_config(n->store);
     char name[FS_MODEL_NAME_BYTES];
-    fs_model_name(n->options.model, name);
+    fs_model_name(n->options.member.model, name);
     Foresight__V1__RegisterRequest self = FORESIGHT__V1__REGISTER_REQUEST__INIT;
-    self.name = (char *)n->options.name;
+    self.name = (char *)n->options.member.name;
     self.kind = FORESIGHT__V1__MEMBER_KIND__MEMBER_KIND_EXPERT_NODE;
-    self.address = n->options.advertise ? (char *)n->options.advertise : n->bound;
-    self.rack = (char *)n->options.rack;
+    self.address = n->options.member.advertise ? (char *)n->options.member.advertise : n->bound;
+    self.rack = (char *)n->options.member.rack;
     self.model_fingerprint = fs_store_fingerprint(n->store);
     self.model_name = name;
     self.num_moe_layers = config->num_moe_layers;
@@ -287,7 +286,7 @@ static fs_status start_member(node *n, fs_detail *detail)
     self.capacity_bytes = n->options.memory_bytes;
     self.expert_bytes = fs_store_expert_bytes(n->store);
     fs_member_options options = {.rpc = n->rpc,
-                                 .coordinator = n->options.coordinator,
+                                 .coordinator = n->options.member.coordinator,
                                  .credentials = {.insecure = true},
                                  .self = &self,
                                  .on_placement = on_placement,
@@ -314,7 +313,7 @@ static fs_status start(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], fs_deta
     if (st == FS_OK) st = start_member(n, detail);
     if (st != FS_OK) return st;
     fs_log_info("started", "model=%s fabric=%s threads=%u isa=%s experts=%u fingerprint=%016" PRIx64,
-                n->options.model, n->bound, n->threads, fs_isa_name(fs_isa_best()),
+                n->options.member.model, n->bound, n->options.member.threads, fs_isa_name(fs_isa_best()),
                 fs_store_num_experts(n->store), fs_store_fingerprint(n->store));
     return FS_OK;
 }
@@ -338,29 +337,12 @@ static int run(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES])
 int main(int argc, char **argv)
 {
     static node n;
-    fs_detail detail = {0};
     fs_conf *conf = NULL;
-    fs_conf_outcome outcome;
     uint8_t key[FS_CLUSTER_KEY_BYTES];
-    fs_status st = fs_conf_load(&fs_node_spec, argc, argv, environ, &n.options, NULL, &conf, &outcome, stdout,
-                                &detail);
-    if (st == FS_OK && outcome == FS_CONF_EXIT) {
-        fs_conf_destroy(conf);
-        return 0;
-    }
-    if (st == FS_OK) st = fs_isa_check(&detail);
-    if (st == FS_OK)
-        st = fs_cluster_key_load(n.options.cluster_key, n.options.cluster_key_file, key, &detail);
-    if (st != FS_OK) {
-        fprintf(stderr, "foresight-expert: %s\n", detail.text);
-        fs_conf_destroy(conf);
-        return 2;
-    }
-    if (n.options.die_with_parent) fs_process_die_with_parent();
-    fs_log_init((fs_log_level)n.options.common.log_level, (fs_log_format)n.options.common.log_format,
-                "expert", n.options.name);
-    n.threads = n.options.threads ? n.options.threads : fs_num_cpus();
-    int code = run(&n, key);
+    int code = fs_member_begin(&fs_node_spec, argc, argv, &n.options, &n.options.member, "expert",
+                               fs_isa_check, key, &conf);
+    if (code != FS_MEMBER_GO_ON) return code;
+    code = run(&n, key);
     fs_conf_destroy(conf);
     return code;
 }

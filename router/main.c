@@ -232,8 +232,8 @@ static void on_signal(uv_signal_t *handle, int number)
 static fs_status start_dispatcher(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES], fs_detail *detail)
 {
     const fs_model_config *config = &r->model.config;
-    fs_dispatcher_options options = {.name = r->options.name,
-                                     .rack = r->options.rack,
+    fs_dispatcher_options options = {.name = r->options.member.name,
+                                     .rack = r->options.member.rack,
                                      .fingerprint = r->model.fingerprint,
                                      .hidden_size = config->hidden_size,
                                      .num_experts = config->num_experts,
@@ -260,7 +260,7 @@ static fs_status start_engine(router *r, fs_detail *detail)
                                  .pregate = r->model.pregate,
                                  .tokenizer = r->model.tokenizer,
                                  .dispatcher = r->dispatcher,
-                                 .threads = o->threads,
+                                 .threads = o->member.threads,
                                  .kv_bytes = o->kv_cache_bytes,
                                  .max_running = o->max_running,
                                  .max_waiting = o->max_waiting,
@@ -276,7 +276,7 @@ static fs_status start_api(router *r, fs_detail *detail)
                                         .config = &r->model.config,
                                         .context = fs_engine_context(r->engine),
                                         .max_prompt_bytes = r->options.max_prompt_bytes},
-                              .router_name = r->options.name,
+                              .router_name = r->options.member.name,
                               .fingerprint = r->model.fingerprint,
                               .tokenizer = r->model.tokenizer,
                               .engine = r->engine,
@@ -300,7 +300,7 @@ static fs_status start_rpc(router *r, fs_detail *detail)
     if (options.max_message < r->options.max_prompt_bytes + 65536)
         options.max_message = r->options.max_prompt_bytes + 65536;
     fs_api_methods(r->api, methods);
-    st = fs_rpc_serve(r->rpc, r->options.listen, &credentials, &options, methods, FS_API_NUM_METHODS,
+    st = fs_rpc_serve(r->rpc, r->options.member.listen, &credentials, &options, methods, FS_API_NUM_METHODS,
                       r->bound, &r->server, detail);
     return st == FS_OK ? st : fs_fail_in(detail, st, "--listen");
 }
@@ -308,16 +308,16 @@ static fs_status start_rpc(router *r, fs_detail *detail)
 static fs_status start_member(router *r, fs_detail *detail)
 {
     Foresight__V1__RegisterRequest self = FORESIGHT__V1__REGISTER_REQUEST__INIT;
-    self.name = (char *)r->options.name;
+    self.name = (char *)r->options.member.name;
     self.kind = FORESIGHT__V1__MEMBER_KIND__MEMBER_KIND_ROUTER;
-    self.address = r->options.advertise ? (char *)r->options.advertise : r->bound;
-    self.rack = (char *)r->options.rack;
+    self.address = r->options.member.advertise ? (char *)r->options.member.advertise : r->bound;
+    self.rack = (char *)r->options.member.rack;
     self.model_fingerprint = r->model.fingerprint;
     self.model_name = r->model.name;
     self.num_moe_layers = r->model.config.num_moe_layers;
     self.num_experts = r->model.config.num_experts;
     fs_member_options options = {.rpc = r->rpc,
-                                 .coordinator = r->options.coordinator,
+                                 .coordinator = r->options.member.coordinator,
                                  .credentials = {.insecure = true},
                                  .self = &self,
                                  .on_placement = on_placement,
@@ -350,7 +350,7 @@ static fs_status start(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES], fs_de
     if (st == FS_OK) st = start_member(r, detail);
     if (st != FS_OK) return st;
     fs_log_info("started", "model=%s grpc=%s threads=%u isa=%s backbone_bytes=%zu fingerprint=%016" PRIx64,
-                r->model.name, r->bound, r->options.threads, fs_isa_name(fs_isa_best()),
+                r->model.name, r->bound, r->options.member.threads, fs_isa_name(fs_isa_best()),
                 fs_backbone_weight_bytes(r->model.backbone), r->model.fingerprint);
     return FS_OK;
 }
@@ -361,7 +361,7 @@ static int run(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES])
     signal(SIGPIPE, SIG_IGN);
     snprintf(r->refusal, sizeof r->refusal, "the coordinator has not been reached");
     start_handles(r);
-    fs_status st = fs_router_model_open(r->options.model, &r->model, &detail);
+    fs_status st = fs_router_model_open(r->options.member.model, &r->model, &detail);
     if (st == FS_OK) st = start(r, key, &detail);
     if (st != FS_OK) {
         fs_log_error("start_failed", "status=%s detail=\"%s\"", fs_status_name(st), detail.text);
@@ -377,29 +377,12 @@ static int run(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES])
 int main(int argc, char **argv)
 {
     static router r;
-    fs_detail detail = {0};
     fs_conf *conf = NULL;
-    fs_conf_outcome outcome;
     uint8_t key[FS_CLUSTER_KEY_BYTES];
-    fs_status st = fs_conf_load(&fs_router_spec, argc, argv, environ, &r.options, NULL, &conf, &outcome,
-                                stdout, &detail);
-    if (st == FS_OK && outcome == FS_CONF_EXIT) {
-        fs_conf_destroy(conf);
-        return 0;
-    }
-    if (st == FS_OK) st = fs_isa_check(&detail);
-    if (st == FS_OK)
-        st = fs_cluster_key_load(r.options.cluster_key, r.options.cluster_key_file, key, &detail);
-    if (st != FS_OK) {
-        fprintf(stderr, "foresight-router: %s\n", detail.text);
-        fs_conf_destroy(conf);
-        return 2;
-    }
-    if (r.options.die_with_parent) fs_process_die_with_parent();
-    fs_log_init((fs_log_level)r.options.common.log_level, (fs_log_format)r.options.common.log_format,
-                "router", r.options.name);
-    if (r.options.threads == 0) r.options.threads = fs_num_cpus();
-    int code = run(&r, key);
+    int code = fs_member_begin(&fs_router_spec, argc, argv, &r.options, &r.options.member, "router",
+                               fs_isa_check, key, &conf);
+    if (code != FS_MEMBER_GO_ON) return code;
+    code = run(&r, key);
     fs_conf_destroy(conf);
     return code;
 }

@@ -2,15 +2,13 @@
 #ifndef FS_ROUTER_OPTIONS_H
 #define FS_ROUTER_OPTIONS_H
 
-#include "base/conf.h"
+#include "rpc/member_conf.h"
 
 typedef struct {
-    const char *model, *listen, *advertise, *coordinator, *name, *rack, *cluster_key, *cluster_key_file;
+    fs_member_conf member;
     uint64_t kv_cache_bytes, max_prompt_bytes;
-    uint32_t threads, max_running, max_waiting, step_tokens, prefill_chunk, micro_batches;
+    uint32_t max_running, max_waiting, step_tokens, prefill_chunk, micro_batches;
     int64_t dispatch_timeout_ns, unavailable_after_ns, drain_ns;
-    bool die_with_parent;
-    fs_conf_common common;
 } fs_router_options;
 
 extern const fs_conf_spec fs_router_spec;

@@ -17,7 +17,7 @@ typedef enum {
 const char *fs_rpc_code_name(fs_rpc_code code);      /* "INVALID_ARGUMENT" */
 fs_rpc_code fs_rpc_code_of(fs_status status);        /* the outer edge's mapping */
 
-/* Who we are and whom we believe. Insecure for now; TLS takes its files here. */
+/* Who we are and whom we believe. Only insecure is accepted so far; the files are where TLS will take them. */
 typedef struct {
     bool insecure; /* must be true until TLS is built */
     const char *ca_file, *cert_file, *key_file;
