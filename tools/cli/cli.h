@@ -122,6 +122,10 @@ typedef struct {
 void fs_cli_open(fs_cli *cli);
 /* Ends everything that was started, cluster included. Bounded by about ten seconds. */
 void fs_cli_close(fs_cli *cli);
+/* A whole subcommand: parses into options (the table's zeroed struct, no positional words), then run between open and close. Returns
+ * the exit status. */
+int fs_cli_main(const fs_conf_spec *spec, int argc, char **argv, void *options,
+                int (*run)(fs_cli *cli, const void *options));
 /* Starts a cluster and waits until it can serve. FS_CANCELLED: a signal came. */
 FS_MUST_USE fs_status fs_cli_start_cluster(fs_cli *cli, const fs_cluster_options *options, fs_detail *detail);
 /* A cluster that runs already: addresses, separated by commas. */

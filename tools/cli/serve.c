@@ -46,8 +46,9 @@ static int watch(fs_cli *cli)
     return FS_EXIT_OK;
 }
 
-static int run(fs_cli *cli, const serve_options *o)
+static int run(fs_cli *cli, const void *options)
 {
+    const serve_options *o = options;
     fs_detail detail = {0};
     fs_status st = fs_cli_start_cluster(cli, &o->cluster, &detail);
     if (st == FS_OK) {
@@ -62,13 +63,5 @@ static int run(fs_cli *cli, const serve_options *o)
 int fs_cli_serve(int argc, char **argv)
 {
     serve_options o = {0};
-    fs_conf *conf = NULL;
-    fs_cli cli;
-    int code = fs_cli_parse(&spec, argc, argv, &o, NULL, &conf);
-    if (code != FS_CLI_GO_ON) return code;
-    fs_cli_open(&cli);
-    code = run(&cli, &o);
-    fs_cli_close(&cli);
-    fs_conf_destroy(conf);
-    return code;
+    return fs_cli_main(&spec, argc, argv, &o, run);
 }

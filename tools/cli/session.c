@@ -59,6 +59,20 @@ void fs_cli_close(fs_cli *cli)
     (void)uv_loop_close(&cli->loop);
 }
 
+int fs_cli_main(const fs_conf_spec *spec, int argc, char **argv, void *options,
+                int (*run)(fs_cli *cli, const void *options))
+{
+    fs_conf *conf = NULL;
+    fs_cli cli;
+    int code = fs_cli_parse(spec, argc, argv, options, NULL, &conf);
+    if (code != FS_CLI_GO_ON) return code;
+    fs_cli_open(&cli);
+    code = run(&cli, options);
+    fs_cli_close(&cli);
+    fs_conf_destroy(conf);
+    return code;
+}
+
 void fs_cli_wait(fs_cli *cli)
 {
     uv_run(&cli->loop, UV_RUN_ONCE);

@@ -184,8 +184,9 @@ static fs_status ask(fs_cli *cli, const status_options *o, ProtobufCMessage **cl
     return st;
 }
 
-static int run(fs_cli *cli, const status_options *o)
+static int run(fs_cli *cli, const void *options)
 {
+    const status_options *o = options;
     ProtobufCMessage *cluster = NULL, *router = NULL;
     fs_detail detail = {0};
     fs_status st = ask(cli, o, &cluster, &router, &detail);
@@ -209,13 +210,5 @@ static int run(fs_cli *cli, const status_options *o)
 int fs_cli_status(int argc, char **argv)
 {
     status_options o = {0};
-    fs_conf *conf = NULL;
-    fs_cli cli;
-    int code = fs_cli_parse(&spec, argc, argv, &o, NULL, &conf);
-    if (code != FS_CLI_GO_ON) return code;
-    fs_cli_open(&cli);
-    code = run(&cli, &o);
-    fs_cli_close(&cli);
-    fs_conf_destroy(conf);
-    return code;
+    return fs_cli_main(&spec, argc, argv, &o, run);
 }
