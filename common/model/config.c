@@ -203,6 +203,24 @@ static void read_storage(source *s, fs_model_config *c)
     s->status = q.status;
 }
 
+/* Names as in transformers' ACT2FN. */
+static void read_activation(source *s, fs_model_config *c)
+{
+    static const struct {
+        const char *name;
+        fs_activation activation;
+    } known[] = {{"silu", FS_ACT_SILU}, {"swish", FS_ACT_SILU},
+                 {"gelu", FS_ACT_GELU}, {"gelu_new", FS_ACT_GELU_TANH},
+                 {"relu", FS_ACT_RELU}, {"gelu_pytorch_tanh", FS_ACT_GELU_TANH}};
+    const char *name = need_string(s, "hidden_act");
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (strcmp(name, known[i].name) != 0) continue;
+        c->activation = known[i].activation;
+        return;
+    }
+    unsupported(s, "hidden_act", fs_json_get(s->object, "hidden_act"));
+}
+
 static void read_readme_moe(source *s, fs_model_config *c)
 {
     c->family = FS_FAMILY_README_MOE;
@@ -213,9 +231,7 @@ static void read_readme_moe(source *s, fs_model_config *c)
     c->rope_theta = need_float(s, "rope_theta", 0, 1e15f);
     c->rms_norm_eps = need_float(s, "rms_norm_eps", 0, 1);
     c->tie_word_embeddings = need_bool(s, "tie_word_embeddings");
-    c->activation = FS_ACT_SILU;
-    if (strcmp(need_string(s, "hidden_act"), "silu") != 0)
-        unsupported(s, "hidden_act", fs_json_get(s->object, "hidden_act"));
+    read_activation(s, c);
     refuse_unknown_features(s);
     read_attention(s, c);
     read_experts(s, c);
@@ -235,6 +251,10 @@ static void read_generation(source *s, fs_model_config *c)
     if (sample) c->default_do_sample = check_bool(s, "do_sample", sample);
     if (temperature) c->default_temperature = check_float(s, "temperature", temperature, 0, true, 100);
     if (top_p) c->default_top_p = check_float(s, "top_p", top_p, 0, false, 1);
+    const json_t *min_p = fs_json_get(s->object, "min_p"),
+                 *penalty = fs_json_get(s->object, "repetition_penalty");
+    if (min_p) c->default_min_p = check_float(s, "min_p", min_p, 0, true, 1);
+    if (penalty) c->default_repetition_penalty = check_float(s, "repetition_penalty", penalty, 0, false, 100);
     c->default_top_k = u32_or(s, "top_k", 0, FS_MAX_VOCAB, 0);
     read_eos(s, c);
 }
@@ -271,7 +291,7 @@ static fs_status parse_generation(const char *json, size_t size, const char *nam
 fs_status fs_model_config_parse(const char *json, size_t size, const char *name, const char *generation,
                                 size_t generation_size, fs_model_config *out, fs_detail *detail)
 {
-    fs_model_config config = {.default_temperature = 1, .default_top_p = 1};
+    fs_model_config config = {.default_temperature = 1, .default_top_p = 1, .default_repetition_penalty = 1};
     fs_status st = parse_model(json, size, name, &config, detail);
     if (st == FS_OK && generation) st = parse_generation(generation, generation_size, name, &config, detail);
     if (st == FS_OK) *out = config;

@@ -55,7 +55,7 @@ typedef struct {
 
     /* generation_config.json: what a request that says nothing gets; absent: temperature 1, top_p 1, top_k 0 */
     bool default_do_sample; /* false: greedy */
-    float default_temperature, default_top_p;
+    float default_temperature, default_top_p, default_min_p, default_repetition_penalty;
     uint32_t default_top_k;
 } fs_model_config;
 

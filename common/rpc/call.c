@@ -82,9 +82,39 @@ static void on_closed(fs_rpc_tag *tag, bool ok)
     tag_came(call);
 }
 
+/* ---- the request ---- */
+
+static void ask_request(fs_rpc_call *call)
+{
+    fs_rpc_server *server = call->server;
+    call->request_due_ns = fs_clock_now(fs_clock_system()) + server->options.request_ms * FS_NS_PER_MS;
+    call->previous_asked = server->last_asked;
+    *(server->last_asked ? &server->last_asked->next_asked : &server->first_asked) = call;
+    server->last_asked = call;
+    fs_rpc_watch_requests(server->rpc);
+}
+
+static void asked_no_more(fs_rpc_call *call)
+{
+    fs_rpc_server *server = call->server;
+    *(call->previous_asked ? &call->previous_asked->next_asked : &server->first_asked) = call->next_asked;
+    *(call->next_asked ? &call->next_asked->previous_asked : &server->last_asked) = call->previous_asked;
+    call->next_asked = call->previous_asked = NULL;
+}
+
+bool fs_rpc_calls_look(fs_rpc_server *server)
+{
+    int64_t now_ns = fs_clock_now(fs_clock_system());
+    for (fs_rpc_call *c = server->first_asked; c && c->request_due_ns <= now_ns; c = c->next_asked)
+        grpc_call_cancel_with_status(c->grpc, GRPC_STATUS_DEADLINE_EXCEEDED,
+                                     "the call's request message did not come in time", NULL);
+    return server->first_asked != NULL; /* the cancelled ones go when their tags come */
+}
+
 static void on_request(fs_rpc_tag *tag, bool ok)
 {
     fs_rpc_call *call = FS_RPC_OWNER(tag, fs_rpc_call, request_tag);
+    asked_no_more(call);
     grpc_byte_buffer *request = call->request;
     call->request = NULL;
     fs_rpc_bytes bytes;
@@ -126,6 +156,7 @@ void fs_rpc_call_begin(fs_rpc_call *call, const fs_rpc_method *method)
                            "as many calls are being served as may be (max_calls)");
     } else {
         grpc_op request_op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &call->request};
+        ask_request(call);
         start_batch(call, &request_op, 1, &call->request_tag, on_request);
     }
 }

@@ -13,6 +13,7 @@ struct fs_rpc_server {
     uint32_t num_methods;
     uint32_t num_calls;     /* begun and not freed, those that are being refused included */
     fs_rpc_call *accepting; /* what the next call is put into */
+    fs_rpc_call *first_asked, *last_asked; /* whose requests have not come, oldest first */
     fs_rpc_tag accept_tag, stop_tag;
 };
 
@@ -38,6 +39,8 @@ struct fs_rpc_call {
     uint32_t tags_out;
     int cancelled; /* gRPC's word, with close_tag */
     grpc_byte_buffer *request;
+    int64_t request_due_ns;
+    fs_rpc_call *next_asked, *previous_asked;
     fs_rpc_outgoing *first, *last; /* the first is at gRPC while sending */
     uint64_t queued_bytes;
     bool sending, began_sending, finishing, sent_status, ended;
@@ -54,5 +57,7 @@ fs_rpc_call *fs_rpc_call_create(fs_rpc_server *server);
 /* A call that gRPC has put something into; method NULL: unknown. */
 void fs_rpc_call_begin(fs_rpc_call *call, const fs_rpc_method *method);
 void fs_rpc_call_free(fs_rpc_call *call);
+/* Ends the calls whose requests are overdue; whether there are more to look at later. */
+bool fs_rpc_calls_look(fs_rpc_server *server);
 
 #endif

@@ -8,6 +8,7 @@
 #include "rpc/rpc_int.h"
 
 enum {
+    REQUEST_LOOK_MS = 250,
     MAX_A_WAKE = 256, /* events handled before the loop may look at other things */
     CLOSE_WAIT_MS = 5000
 };
@@ -75,7 +76,8 @@ static void finish_close(fs_rpc *rpc)
     fs_rpc_channels_free(rpc);
     grpc_completion_queue_destroy(rpc->cq);
     grpc_shutdown_blocking();
-    rpc->handles_open = 2;
+    rpc->handles_open = 3;
+    uv_close((uv_handle_t *)&rpc->request_timer, on_handle_closed);
     uv_close((uv_handle_t *)&rpc->wake, on_handle_closed);
     uv_close((uv_handle_t *)&rpc->close_timer, on_handle_closed);
 }
@@ -113,6 +115,18 @@ static void on_close_timer(uv_timer_t *timer)
     if (done) done(rpc->close_arg);
 }
 
+static void on_request_timer(uv_timer_t *timer)
+{
+    if (!fs_rpc_servers_look(timer->data)) uv_timer_stop(timer);
+}
+
+/* A look now and then is cheaper than a timer a call: nearly every request comes with its call. */
+void fs_rpc_watch_requests(fs_rpc *rpc)
+{
+    if (!uv_is_active((uv_handle_t *)&rpc->request_timer))
+        uv_timer_start(&rpc->request_timer, on_request_timer, REQUEST_LOOK_MS, REQUEST_LOOK_MS);
+}
+
 fs_status fs_rpc_create(uv_loop_t *loop, fs_rpc **out)
 {
     fs_rpc *rpc = calloc(1, sizeof(*rpc));
@@ -121,7 +135,8 @@ fs_status fs_rpc_create(uv_loop_t *loop, fs_rpc **out)
     if (uv_mutex_init(&rpc->lock) != 0) goto no_mutex;
     if (uv_async_init(loop, &rpc->wake, on_wake) != 0) goto no_async;
     FS_ASSERT(uv_timer_init(loop, &rpc->close_timer) == 0);
-    rpc->wake.data = rpc->close_timer.data = rpc;
+    FS_ASSERT(uv_timer_init(loop, &rpc->request_timer) == 0);
+    rpc->wake.data = rpc->close_timer.data = rpc->request_timer.data = rpc;
     gpr_set_log_function(log_grpc);
     grpc_init();
     rpc->cq = grpc_completion_queue_create_for_next(NULL);

@@ -46,6 +46,8 @@ typedef struct {
 typedef struct {
     size_t max_message;     /* bytes a request may have; more ends the call with RESOURCE_EXHAUSTED before it reaches a handler. Default 4 MiB */
     uint32_t max_calls;     /* served at once; more are refused with RESOURCE_EXHAUSTED. Default 4096 */
+    uint32_t request_ms;    /* a call whose request message has not come by then ends with DEADLINE_EXCEEDED, so that calls which say nothing
+                             * cannot keep others out (max_calls). Default 10,000 */
     uint64_t send_bytes;    /* unsent bytes that one call may pile up (a client that does not read); more cancels it. A single message may be
                              * larger. Default 4 MiB */
 } fs_rpc_server_options;

@@ -24,6 +24,7 @@ struct fs_rpc {
     uv_thread_t pump;
     uv_async_t wake;
     uv_timer_t close_timer;
+    uv_timer_t request_timer; /* runs while servers wait for requests of calls */
     uv_mutex_t lock;
     fs_rpc_tag *first, *last; /* came back, under lock */
     bool pump_ended;          /* under lock */
@@ -44,6 +45,9 @@ void fs_rpc_batch(fs_rpc *rpc, grpc_call *call, const grpc_op *ops, size_t num_o
 
 /* When the library closes. */
 void fs_rpc_servers_stop(fs_rpc *rpc);
+/* A call waits for its request. */
+void fs_rpc_watch_requests(fs_rpc *rpc);
+bool fs_rpc_servers_look(fs_rpc *rpc); /* whether calls wait for their requests still */
 void fs_rpc_servers_free(fs_rpc *rpc);
 void fs_rpc_channels_stop(fs_rpc *rpc);
 void fs_rpc_channels_free(fs_rpc *rpc);

@@ -13,7 +13,8 @@
 
 void fs_rpc_server_options_init(fs_rpc_server_options *options)
 {
-    *options = (fs_rpc_server_options){.max_message = 4u << 20, .max_calls = 4096, .send_bytes = 4u << 20};
+    *options = (fs_rpc_server_options){
+        .max_message = 4u << 20, .max_calls = 4096, .request_ms = 10000, .send_bytes = 4u << 20};
 }
 
 /* ---- taking calls in ---- */
@@ -133,8 +134,8 @@ static fs_status check_options(const fs_rpc_credentials *credentials, const fs_r
         return fs_fail(detail, FS_UNSUPPORTED, "TLS is not built in yet: credentials must be insecure");
     if (options->max_message == 0 || options->max_message > INT32_MAX)
         return fs_fail(detail, FS_INVALID, "max_message %zu is not 1..%d", options->max_message, INT32_MAX);
-    if (options->max_calls == 0 || options->send_bytes == 0)
-        return fs_fail(detail, FS_INVALID, "max_calls and send_bytes must not be 0");
+    if (options->max_calls == 0 || options->request_ms == 0 || options->send_bytes == 0)
+        return fs_fail(detail, FS_INVALID, "max_calls, request_ms and send_bytes must not be 0");
     return FS_OK;
 }
 
@@ -194,6 +195,13 @@ fail:
 
 static void on_stopped(fs_rpc_tag *tag, bool ok)
 {
+}
+
+bool fs_rpc_servers_look(fs_rpc *rpc)
+{
+    bool any = false;
+    for (fs_rpc_server *s = rpc->servers; s; s = s->next) any |= fs_rpc_calls_look(s);
+    return any;
 }
 
 void fs_rpc_servers_stop(fs_rpc *rpc)

@@ -156,7 +156,8 @@ static fs_sampling defaults_of(const fs_model_config *config)
     return (fs_sampling){.temperature = config->default_do_sample ? config->default_temperature : 0,
                          .top_k = config->default_top_k,
                          .top_p = config->default_top_p,
-                         .repetition_penalty = 1};
+                         .min_p = config->default_min_p,
+                         .repetition_penalty = config->default_repetition_penalty};
 }
 
 #define TAKE(field, FIELD)                                                                                   \

@@ -103,9 +103,26 @@ static void other_models_are_refused_by_name(void **state)
     }
 }
 
+static void activations_are_known_by_their_names(void **state)
+{
+    static const struct {
+        const char *name;
+        fs_activation activation;
+    } known[] = {
+        {"silu", FS_ACT_SILU}, {"gelu", FS_ACT_GELU}, {"gelu_new", FS_ACT_GELU_TANH}, {"relu", FS_ACT_RELU}};
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        char json[sizeof(good) + 32];
+        const char *at = strstr(good, "\"silu\"");
+        snprintf(json, sizeof(json), "%.*s\"%s\"%s", (int)(at - good), good, known[i].name, at + 6);
+        fs_model_config c;
+        assert_int_equal(parse(json, &c, NULL), FS_OK);
+        assert_int_equal(c.activation, known[i].activation);
+    }
+}
+
 static void what_would_change_the_numbers_is_unsupported(void **state)
 {
-    expect("hidden_act", "\"gelu\"", FS_UNSUPPORTED);
+    expect("hidden_act", "\"quick_gelu\"", FS_UNSUPPORTED);
     expect("rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4}", FS_UNSUPPORTED);
     expect("rope_scaling", "{\"type\":\"linear\",\"factor\":4}", FS_UNSUPPORTED);
     expect("rope_scaling", "7", FS_UNSUPPORTED);
@@ -273,10 +290,12 @@ static void generation_config_gives_defaults(void **state)
     fs_model_config c;
     fs_detail detail = {0};
     assert_int_equal(parse_generation("{\"do_sample\":true,\"temperature\":0.5,\"top_p\":0.9,\"top_k\":50,"
+                                      "\"min_p\":0.25,\"repetition_penalty\":1.5,"
                                       "\"eos_token_id\":[3,4]}",
                                       &c, NULL),
                      FS_OK);
     assert_true(c.default_do_sample && c.default_temperature == 0.5f && c.default_top_p == 0.9f);
+    assert_true(c.default_min_p == 0.25f && c.default_repetition_penalty == 1.5f);
     assert_int_equal(c.default_top_k, 50);
     assert_int_equal(c.num_eos, 2);
     assert_int_equal(c.eos_token_id[1], 4);
@@ -285,6 +304,8 @@ static void generation_config_gives_defaults(void **state)
                                       "{\"top_p\":0}",
                                       "{\"top_p\":1.5}",
                                       "{\"top_k\":-1}",
+                                      "{\"min_p\":2}",
+                                      "{\"repetition_penalty\":0}",
                                       "{\"do_sample\":1}",
                                       "{\"eos_token_id\":5000}",
                                       "{",
@@ -359,6 +380,7 @@ int main(void)
         cmocka_unit_test(text_that_is_no_json_object_is_invalid),
         cmocka_unit_test(deep_nesting_is_invalid),
         cmocka_unit_test(every_truncation_is_invalid),
+        cmocka_unit_test(activations_are_known_by_their_names),
         cmocka_unit_test(generation_config_gives_defaults),
         cmocka_unit_test(a_directory_is_loaded_with_or_without_generation_config),
         cmocka_unit_test(experts_have_names_and_shapes),

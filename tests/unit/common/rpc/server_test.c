@@ -1,5 +1,7 @@
 /* What a served call promises, seen from both ends. */
 #include <arpa/inet.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -333,6 +335,79 @@ static void garbage_on_the_port_does_not_disturb_others(void **state)
     close(fd[1]);
 }
 
+/* A client that opens a call and then says nothing, by gRPC itself: ours always sends the request along. */
+typedef struct {
+    grpc_completion_queue *cq;
+    grpc_channel *channel;
+    grpc_call *call;
+    grpc_metadata_array initial, trailing;
+    grpc_slice text;
+    grpc_status_code code;
+} silent_client;
+
+static void silent_start(silent_client *c, const char *address)
+{
+    grpc_channel_credentials *insecure = grpc_insecure_credentials_create();
+    c->cq = grpc_completion_queue_create_for_next(NULL);
+    c->channel = grpc_channel_create(address, insecure, NULL);
+    grpc_channel_credentials_release(insecure);
+    c->call = grpc_channel_create_call(c->channel, NULL, 0, c->cq, grpc_slice_from_static_string("/t.T/Echo"),
+                                       NULL, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+    grpc_metadata_array_init(&c->initial);
+    grpc_metadata_array_init(&c->trailing);
+    grpc_op ops[3] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
+                      {.op = GRPC_OP_RECV_INITIAL_METADATA},
+                      {.op = GRPC_OP_RECV_STATUS_ON_CLIENT}};
+    ops[1].data.recv_initial_metadata.recv_initial_metadata = &c->initial;
+    ops[2].data.recv_status_on_client.trailing_metadata = &c->trailing;
+    ops[2].data.recv_status_on_client.status = &c->code;
+    ops[2].data.recv_status_on_client.status_details = &c->text;
+    assert_int_equal(grpc_call_start_batch(c->call, ops, 3, c, NULL), GRPC_CALL_OK);
+}
+
+static void silent_end(silent_client *c)
+{
+    grpc_slice_unref(c->text);
+    grpc_metadata_array_destroy(&c->initial);
+    grpc_metadata_array_destroy(&c->trailing);
+    grpc_call_unref(c->call);
+    grpc_channel_destroy(c->channel);
+    grpc_completion_queue_shutdown(c->cq);
+    while (grpc_completion_queue_next(c->cq, gpr_inf_future(GPR_CLOCK_REALTIME), NULL).type !=
+           GRPC_QUEUE_SHUTDOWN) {
+    }
+    grpc_completion_queue_destroy(c->cq);
+}
+
+static void call_that_sends_no_request_ends_and_makes_room(void **state)
+{
+    rig *r = *state;
+    fs_rpc_server_options options;
+    fs_rpc_server_options_init(&options);
+    options.max_calls = 1;
+    options.request_ms = 100;
+    rig_serve(r, &options);
+    silent_client c = {.code = GRPC_STATUS_OK};
+    silent_start(&c, r->address);
+    bool over = false;
+    for (int64_t until = in_ms(20000); !over && fs_clock_now(fs_clock_system()) < until;) {
+        uv_run(&r->loop, UV_RUN_NOWAIT);
+        gpr_timespec soon = gpr_time_add(gpr_now(GPR_CLOCK_REALTIME), gpr_time_from_millis(5, GPR_TIMESPAN));
+        over = grpc_completion_queue_next(c.cq, soon, NULL).type == GRPC_OP_COMPLETE;
+    }
+    assert_true(over);
+    assert_int_equal(c.code, GRPC_STATUS_DEADLINE_EXCEEDED);
+    silent_end(&c);
+    assert_int_equal(r->calls_begun, 0);
+    outcome o = {0};
+    do { /* the server's own end of it may be a moment later */
+        o = (outcome){0};
+        rig_start(r, "/t.T/Echo", "hello", 5, in_ms(20000), &o, NULL);
+        rig_until(r, &o.ends, 1);
+    } while (o.code == FS_RPC_RESOURCE_EXHAUSTED);
+    assert_int_equal(o.code, FS_RPC_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -354,6 +429,7 @@ int main(void)
         PROMISE(server_finishes_a_call_long_after_its_handler),
         PROMISE(port_in_use_and_bad_addresses_are_errors_with_a_reason),
         PROMISE(same_port_twice_in_one_process_is_an_error),
+        PROMISE(call_that_sends_no_request_ends_and_makes_room),
         PROMISE(garbage_on_the_port_does_not_disturb_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

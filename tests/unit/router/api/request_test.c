@@ -19,6 +19,7 @@ static const fs_model_config CONFIG = {.vocab_size = VOCAB,
                                        .default_do_sample = true,
                                        .default_temperature = 0.7f,
                                        .default_top_p = 0.9f,
+                                       .default_repetition_penalty = 1,
                                        .default_top_k = 40};
 static const fs_api_model MODEL = {
     .name = "demo", .config = &CONFIG, .context = CONTEXT, .max_prompt_bytes = 32};
