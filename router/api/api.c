@@ -61,7 +61,7 @@ void fs_api_fail(fs_rpc_call *call, fs_status status, const char *text)
 ProtobufCMessage *fs_api_unpack(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t size,
                                 fs_detail *detail)
 {
-    if (fs_request_check_strings(type, data, size, detail) != FS_OK) return NULL;
+    if (fs_request_check_bytes(type, data, size, detail) != FS_OK) return NULL;
     return fs_message_unpack(type, data, size, detail);
 }
 

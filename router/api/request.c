@@ -38,8 +38,27 @@ static const uint8_t *next_field(fs_reader *in, uint64_t *number, uint64_t *size
     }
 }
 
-fs_status fs_request_check_strings(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t size,
-                                   fs_detail *detail)
+/* Adds the strings and messages in data to *count. depth: of messages that are gone into; ours have two. */
+static void count_fields(const ProtobufCMessageDescriptor *type, const uint8_t *data, uint64_t size,
+                         uint32_t depth, uint32_t *count)
+{
+    fs_reader in = fs_reader_of(data, size);
+    while (fs_reader_left(&in) > 0 && !in.short_read && *count <= FS_API_MAX_FIELDS) {
+        uint64_t number, length;
+        const uint8_t *bytes = next_field(&in, &number, &length);
+        if (in.short_read || number > UINT32_MAX) continue;
+        const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(type,
+                                                                                        (unsigned)number);
+        bool is_message = field && field->type == PROTOBUF_C_TYPE_MESSAGE;
+        if (!field || is_message || field->type == PROTOBUF_C_TYPE_STRING)
+            ++*count; /* unknown ones are kept too */
+        if (bytes && is_message && depth > 0)
+            count_fields(field->descriptor, bytes, length, depth - 1, count);
+    }
+}
+
+static fs_status check_strings(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t size,
+                               fs_detail *detail)
 {
     fs_reader in = fs_reader_of(data, size);
     while (fs_reader_left(&in) > 0 && !in.short_read) {
@@ -55,6 +74,16 @@ fs_status fs_request_check_strings(const ProtobufCMessageDescriptor *type, const
                            (size_t)(zero - bytes));
     }
     return FS_OK;
+}
+
+fs_status fs_request_check_bytes(const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t size,
+                                 fs_detail *detail)
+{
+    uint32_t count = 0;
+    count_fields(type, data, size, 3, &count);
+    if (count > FS_API_MAX_FIELDS)
+        return fs_fail(detail, FS_INVALID, "the request has over %u strings and messages", FS_API_MAX_FIELDS);
+    return check_strings(type, data, size, detail);
 }
 
 fs_status fs_request_check_model(const char *asked, const fs_api_model *model, fs_detail *detail)

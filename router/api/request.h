@@ -8,7 +8,9 @@
 #include "foresight/v1/inference.pb-c.h"
 #include "model/config.h"
 
-#define FS_API_MAX_STOP_IDS       1024u
+#define FS_API_MAX_STOP_IDS 1024u
+#define FS_API_MAX_FIELDS                                                                                    \
+    4096u /* strings and messages of one request; FS_MAX_LOGIT_BIAS is the most that a right one has */
 #define FS_API_MAX_REQUEST_ID     128u
 #define FS_API_DEFAULT_MAX_TOKENS 256u
 
@@ -32,11 +34,12 @@ typedef struct {
     uint32_t num_top;
 } fs_request;
 
-/* A message's strings as they came: protobuf-c's end at a zero byte, so one inside would cut a prompt short
- * without a word. Looks at the top level of the bytes; what is malformed is left to the unpacking.
- * FS_INVALID: the detail names the field. */
-FS_MUST_USE fs_status fs_request_check_strings(const ProtobufCMessageDescriptor *type, const uint8_t *data,
-                                               size_t size, fs_detail *detail);
+/* A message's bytes before they are unpacked. protobuf-c's strings end at a zero byte, so that one inside would cut a prompt short
+ * without a word; and it takes memory for each string and message, so that a request of tiny ones would hold up the loop.
+ * Strings are looked at on the top level, and there may be FS_API_MAX_FIELDS of them, of messages and of fields that we do not know, within messages too. What is
+ * malformed is left to the unpacking. FS_INVALID: the detail names the field. */
+FS_MUST_USE fs_status fs_request_check_bytes(const ProtobufCMessageDescriptor *type, const uint8_t *data,
+                                             size_t size, fs_detail *detail);
 /* FS_OK: empty, or this model. FS_NOT_FOUND. */
 FS_MUST_USE fs_status fs_request_check_model(const char *asked, const fs_api_model *model, fs_detail *detail);
 /* FS_INVALID, FS_NOT_FOUND (another model), FS_NO_MEMORY; the detail begins with the field's name. */

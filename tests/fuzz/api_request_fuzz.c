@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const fs_api_model model = {.name = "demo", .config = &config, .context = 256, .max_prompt_bytes = 1024};
     const ProtobufCMessageDescriptor *type = &foresight__v1__generate_request__descriptor;
     fs_detail detail;
-    if (fs_request_check_strings(type, data, size, &detail) != FS_OK) return 0;
+    if (fs_request_check_bytes(type, data, size, &detail) != FS_OK) return 0;
     ProtobufCMessage *message = fs_message_unpack(type, data, size, &detail);
     if (!message) return 0;
     fs_arena arena = {0};

@@ -376,11 +376,32 @@ static void a_zero_byte_in_a_string_is_named_and_not_cut_off(void **state)
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         fs_detail detail = {0};
-        fs_status st = fs_request_check_strings(&foresight__v1__generate_request__descriptor,
-                                                (const uint8_t *)rows[i].bytes, rows[i].size, &detail);
+        fs_status st = fs_request_check_bytes(&foresight__v1__generate_request__descriptor,
+                                              (const uint8_t *)rows[i].bytes, rows[i].size, &detail);
         assert_int_equal(st, rows[i].field ? FS_INVALID : FS_OK);
         if (rows[i].field) assert_true(strncmp(detail.text, rows[i].field, strlen(rows[i].field)) == 0);
     }
+}
+
+/* size: of one tiny field; how many of them are too many. */
+static void expect_too_many(const char *field, size_t size)
+{
+    static uint8_t bytes[(FS_API_MAX_FIELDS + 1) * 8];
+    const ProtobufCMessageDescriptor *type = &foresight__v1__generate_request__descriptor;
+    for (size_t i = 0; i <= FS_API_MAX_FIELDS; i++) memcpy(bytes + i * size, field, size);
+    fs_detail detail = {0};
+    assert_int_equal(fs_request_check_bytes(type, bytes, FS_API_MAX_FIELDS * size, &detail), FS_OK);
+    assert_int_equal(fs_request_check_bytes(type, bytes, (FS_API_MAX_FIELDS + 1) * size, &detail),
+                     FS_INVALID);
+    assert_non_null(strstr(detail.text, "4096"));
+}
+
+static void more_fields_than_a_request_can_have_are_refused(void **state)
+{
+    expect_too_many("\x32\x01x", 3);    /* stop */
+    expect_too_many("\x1a\x00", 2);     /* token_ids: a message */
+    expect_too_many("\xfa\x7f\x00", 3); /* a field that we do not know */
+    expect_too_many("\xf8\x7f\x00", 3); /* one that is a number */
 }
 
 int main(void)
@@ -391,6 +412,7 @@ int main(void)
         cmocka_unit_test(a_greedy_models_default_is_greedy),
         cmocka_unit_test(what_is_said_is_taken),
         cmocka_unit_test(a_zero_byte_in_a_string_is_named_and_not_cut_off),
+        cmocka_unit_test(more_fields_than_a_request_can_have_are_refused),
         cmocka_unit_test(max_tokens_fit_between_prompt_and_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
