@@ -9,8 +9,7 @@
 #include "model/config.h"
 
 #define FS_API_MAX_STOP_IDS 1024u
-#define FS_API_MAX_FIELDS                                                                                    \
-    4096u /* strings and messages of one request; FS_MAX_LOGIT_BIAS is the most that a right one has */
+#define FS_API_MAX_FIELDS 4096u /* strings and messages of one request; a right one has at most FS_MAX_LOGIT_BIAS and some */
 #define FS_API_MAX_REQUEST_ID     128u
 #define FS_API_DEFAULT_MAX_TOKENS 256u
 
