@@ -33,6 +33,7 @@ typedef struct {
     fs_worker *text_worker;
     fs_dispatcher *dispatcher;
     fs_engine *engine;
+    fs_trace_writer *trace;
     fs_api *api;
     fs_rpc *rpc;
     fs_rpc_server *server;
@@ -252,6 +253,26 @@ static fs_status start_dispatcher(router *r, const uint8_t key[FS_CLUSTER_KEY_BY
     return fs_dispatcher_create(&r->loop, &options, &r->dispatcher, detail);
 }
 
+static fs_status start_trace(router *r, fs_detail *detail)
+{
+    const fs_model_config *config = &r->model.config;
+    const fs_trace_model model = {.num_moe_layers = config->num_moe_layers,
+                                  .num_experts = config->num_experts,
+                                  .top_k = config->top_k,
+                                  .fingerprint = r->model.fingerprint};
+    if (!r->options.trace) return FS_OK;
+    fs_status st = fs_trace_create(r->options.trace, &model, &r->trace, detail);
+    return st == FS_OK ? st : fs_fail_in(detail, st, "--trace");
+}
+
+static void end_trace(router *r)
+{
+    fs_detail detail = {0};
+    if (fs_trace_close(r->trace, &detail) != FS_OK)
+        fs_log_error("trace_failed", "file=\"%s\" text=\"%s\"", r->options.trace, detail.text);
+    r->trace = NULL;
+}
+
 static fs_status start_engine(router *r, fs_detail *detail)
 {
     const fs_router_options *o = &r->options;
@@ -266,7 +287,8 @@ static fs_status start_engine(router *r, fs_detail *detail)
                                  .max_waiting = o->max_waiting,
                                  .step_tokens = o->step_tokens,
                                  .prefill_chunk = o->prefill_chunk,
-                                 .micro_batches = o->micro_batches};
+                                 .micro_batches = o->micro_batches,
+                                 .trace = r->trace};
     return fs_engine_create(&r->loop, &options, &r->engine, detail);
 }
 
@@ -344,6 +366,7 @@ static fs_status start(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES], fs_de
     fs_status st = fs_worker_create(&r->loop, "fs-text", TEXT_THREADS, &r->text_worker);
     if (st != FS_OK) return fs_fail(detail, st, "cannot start a thread");
     st = start_dispatcher(r, key, detail);
+    if (st == FS_OK) st = start_trace(r, detail);
     if (st == FS_OK) st = start_engine(r, detail);
     if (st == FS_OK) st = start_api(r, detail);
     if (st == FS_OK) st = start_rpc(r, detail);
@@ -369,6 +392,7 @@ static int run(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES])
     }
     uv_run(&r->loop, UV_RUN_DEFAULT);
     FS_ASSERT(uv_loop_close(&r->loop) == 0);
+    end_trace(r);
     fs_router_model_close(&r->model);
     fs_log_info("stopped", "code=%d", r->exit_code);
     return r->exit_code;

@@ -110,7 +110,8 @@ static fs_status alloc_tables(fs_engine *e)
     e->slot = fs_arena_calloc(&e->arena, slots, sizeof *e->slot);
     e->plan = fs_arena_calloc(&e->arena, e->options.max_running, sizeof *e->plan);
     e->expired = fs_arena_calloc(&e->arena, slots, sizeof *e->expired);
-    if (!e->slot || !e->plan || !e->expired) return FS_NO_MEMORY;
+    e->trace_part = fs_arena_calloc(&e->arena, e->options.max_running, sizeof *e->trace_part);
+    if (!e->slot || !e->plan || !e->expired || !e->trace_part) return FS_NO_MEMORY;
     for (; e->num_lanes < e->options.micro_batches; e->num_lanes++) {
         fs_status st = fs_lane_init(&e->lane[e->num_lanes], e);
         if (st != FS_OK) {
@@ -199,6 +200,7 @@ void fs_engine_end(fs_sequence *seq, fs_end_kind kind, fs_status status, const c
     fs_engine *e = seq->engine;
     FS_ASSERT(!seq->ended);
     seq->ended = true;
+    fs_record_end(seq);
     e->slot[seq->id] = NULL;
     fs_sched_remove(e->sched, seq->id);
     e->stats.finished += kind == FS_END_FINISHED;
@@ -257,6 +259,7 @@ static void on_routes(fs_lookahead_item *item, fs_status status)
         fs_log_error("routes_failed", "cause=%s tokens=%u", fs_status_name(status), seq->num_prompt);
         fs_engine_end(seq, FS_END_FAILED, status, "the prompt's routes could not be computed");
     } else {
+        fs_record_routes(seq);
         fs_sched_ready(e->sched, seq->id);
     }
     fs_engine_kick(e);
@@ -311,6 +314,7 @@ fs_status fs_engine_submit(fs_engine *e, const fs_engine_request *request, const
         return fs_fail(detail, st, "the queue is full: %u requests wait", e->options.max_waiting);
     }
     link_sequence(e, seq);
+    fs_record_arrival(seq);
     if (request->deadline_ns != FS_NEVER) uv_timer_start(&e->timer, on_timer, 0, 0);
     fs_engine_meter(e);
     *out = seq;

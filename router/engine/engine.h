@@ -15,6 +15,7 @@
 #include "engine/sampler.h"
 #include "engine/stop.h"
 #include "model/tokenizer.h"
+#include "trace/trace.h"
 
 #define FS_ENGINE_MAX_LANES 4u
 
@@ -33,6 +34,7 @@ typedef struct {
     uint32_t step_tokens;   /* rows of a micro-batch at most */
     uint32_t prefill_chunk; /* prompt tokens of one sequence in a micro-batch at most */
     uint32_t micro_batches; /* in flight, 1..FS_ENGINE_MAX_LANES */
+    fs_trace_writer *trace; /* what is done and known is written to it; may be NULL */
 } fs_engine_options;
 
 /* FS_INVALID: an option does not go with the others or the model (the detail names it); FS_NO_MEMORY,

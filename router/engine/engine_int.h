@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 #include "pregate/lookahead.h"
 #include "sched/sched.h"
+#include "trace/trace.h"
 
 /* One request from arrival to end. The loop's, but for the middle block, which a job that runs it owns
  * meanwhile. Its memory is its arena's, which also holds the struct. */
@@ -19,6 +20,7 @@ struct fs_sequence {
     fs_engine_timing timing;
     uint32_t id; /* the scheduler's; dead once ended (in flight: once the step is done) */
     bool in_flight, ended;
+    uint32_t trace_number, traced_routes; /* tokens whose routes the trace has */
     fs_lookahead_item gate;
     uint32_t *pages; /* of the backbone's KV pool */
     uint32_t num_pages;
@@ -99,10 +101,12 @@ struct fs_engine {
     fs_kv_pool *kv;
     fs_lookahead *lookahead;
     fs_sched *sched;
-    fs_sequence *first;  /* all that have memory */
-    fs_sequence **slot;  /* by the scheduler's id */
-    fs_sched_part *plan; /* [max_running] scratch */
-    uint32_t *expired;   /* [max_running + max_waiting] scratch */
+    fs_sequence *first;        /* all that have memory */
+    fs_sequence **slot;        /* by the scheduler's id */
+    fs_sched_part *plan;       /* [max_running] scratch */
+    fs_trace_part *trace_part; /* [max_running] scratch */
+    uint32_t num_traced;       /* sequences */
+    uint32_t *expired;         /* [max_running + max_waiting] scratch */
     fs_lane lane[FS_ENGINE_MAX_LANES];
     uint32_t num_lanes, max_heads, context;
     bool closing;
@@ -111,6 +115,14 @@ struct fs_engine {
     enum { FS_METER_BUSY, FS_METER_EXPERTS, FS_METER_IDLE } meter_state;
     int64_t last_end_ns, mean_end_ns; /* time between ends of sequences, smoothed */
 };
+
+/* A trace of it (record.c); nothing without options.trace. */
+void fs_record(fs_engine *engine, const fs_trace_event *event);
+void fs_record_arrival(fs_sequence *seq);
+void fs_record_routes(fs_sequence *seq); /* those that came since the last call; no job has it */
+void fs_record_step(fs_lane *lane);
+void fs_record_lane(fs_lane *lane, fs_trace_kind kind); /* EXPERTS, RESULTS, DONE */
+void fs_record_end(fs_sequence *seq);
 
 /* Ends a sequence: it leaves the scheduler, on_end comes, memory goes back now or when its job is done.
  * kind: what is counted. */

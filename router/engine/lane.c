@@ -166,6 +166,7 @@ static void settle(const fs_lane_part *part, int64_t now)
     fs_sched *sched = seq->engine->sched;
     bool sampled = part->last && !part->dead;
     if (!seq->ended && sampled && seq->status != FS_OK) fail_step(seq);
+    if (!seq->ended) fs_record_routes(seq);
     if (!seq->ended && sampled) emit(seq, now);
     if (!seq->ended && seq->finish != FS_FINISH_NONE) fs_engine_end(seq, FS_END_FINISHED, FS_OK, "");
     uint32_t id = seq->id;
@@ -180,6 +181,7 @@ static void complete(fs_lane *lane)
     fs_engine *e = lane->engine;
     int64_t now = fs_engine_now();
     e->stats.steps++;
+    fs_record_lane(lane, FS_TRACE_DONE);
     for (uint32_t p = 0; p < lane->num_parts; p++) settle(&lane->part[p], now);
     lane->num_parts = 0;
     lane->state = FS_LANE_IDLE; /* only now: what the callbacks do must not start it half settled */
@@ -205,7 +207,8 @@ static void end_broken(fs_lane *lane)
     for (uint32_t p = 0; p < lane->num_parts; p++) {
         const fs_lane_part *part = &lane->part[p];
         bool finite = true;
-        for (uint32_t i = 0; i < part->count; i++) finite &= isfinite(lane->batch->h_scale[part->row + i]) != 0;
+        for (uint32_t i = 0; i < part->count; i++)
+            finite &= isfinite(lane->batch->h_scale[part->row + i]) != 0;
         if (finite || part->seq->ended) continue;
         part->seq->status = FS_INTERNAL;
         fail_step(part->seq);
@@ -231,6 +234,7 @@ static void on_experts(void *arg)
         fs_engine_end(part->seq, FS_END_FAILED, FS_UNAVAILABLE,
                       "experts that the text needs are on no living node");
     }
+    fs_record_lane(lane, FS_TRACE_RESULTS);
     lane->combine = true;
     lane->moe_layer++;
     if (mark_dead(lane)) {
@@ -260,6 +264,7 @@ static void fill_routes(fs_lane *lane)
 static void ask_experts(fs_lane *lane)
 {
     fill_routes(lane);
+    fs_record_lane(lane, FS_TRACE_EXPERTS);
     lane->state = FS_LANE_WAITING;
     fs_dispatch_rows rows = {.num_rows = lane->batch->num_rows,
                              .route = lane->route,
@@ -336,6 +341,7 @@ void fs_lane_start(fs_lane *lane)
     lane->combine = false;
     lane->batch->num_rows = 0;
     for (uint32_t i = 0; i < n; i++) add_part(lane, &e->plan[i], now);
+    fs_record_step(lane);
     lane->job = (fs_job){.run = run, .done = done};
     post(lane);
 }

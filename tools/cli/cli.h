@@ -23,6 +23,8 @@ int fs_cli_status(int argc, char **argv);
 int fs_cli_inspect(int argc, char **argv);
 int fs_cli_bench_serve(int argc, char **argv);
 int fs_cli_demo(int argc, char **argv);
+int fs_cli_trace_record(int argc, char **argv);
+
 
 /* ---- options (args.c) ---- */
 
@@ -80,6 +82,16 @@ FS_MUST_USE fs_status fs_cli_optional_u64(const char *name, const char *text, ui
          .default_text = "0",                                                                                \
          .max = 4096,                                                                                        \
          .help = "Threads of all processes together; 0: the CPUs that there are."},                          \
+        {.name = "router-args",                                                                              \
+         .type = FS_CONF_STRING,                                                                             \
+         .offset = offsetof(options_type, member.router_args),                                               \
+         .value_name = "WORDS",                                                                              \
+         .help = "More options of each router, parted by spaces (foresight-router --help)."},                \
+        {.name = "expert-args",                                                                              \
+         .type = FS_CONF_STRING,                                                                             \
+         .offset = offsetof(options_type, member.expert_args),                                               \
+         .value_name = "WORDS",                                                                              \
+         .help = "More options of each expert node, parted by spaces (foresight-expert --help)."},           \
         {.name = "runtime-dir",                                                                              \
          .type = FS_CONF_STRING,                                                                             \
          .offset = offsetof(options_type, member.runtime_dir),                                               \

@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "base/worker.h"
 
-enum { KILLED_MS = 2000, TICK_MS = 50, MAX_ARGS = 40, LINE_BYTES = 512, PATH_BYTES = 4096 };
+enum { KILLED_MS = 2000, TICK_MS = 50, MAX_ARGS = 96, LINE_BYTES = 512, PATH_BYTES = 4096 };
 
 /* How long children of a kind may take after SIGTERM. A router lets requests run on for ROUTER_DRAIN, then ends them and waits a
  * second for the last messages: that has to fit. */
@@ -260,6 +260,16 @@ static fs_status spawn(fs_cluster *cluster, child *c, const command *cmd, fs_det
     return FS_OK;
 }
 
+/* Parted by spaces. */
+static void add_words(command *cmd, const char *words)
+{
+    while (words && *words) {
+        size_t size = strcspn(words, " ");
+        if (size) add_word(cmd, "%.*s", (int)size, words);
+        words += size + strspn(words + size, " ");
+    }
+}
+
 static child *new_child(fs_cluster *cluster, fs_child_kind kind, uint32_t number)
 {
     static const char *const names[] = {"coordinator", "expert", "router"};
@@ -313,6 +323,8 @@ static fs_status start_member(fs_cluster *cluster, fs_child_kind kind, uint32_t 
     add_option(&cmd, "name", c->info.name);
     add_number(&cmd, "threads", threads);
     if (kind == FS_CHILD_ROUTER) add_option(&cmd, "drain", ROUTER_DRAIN);
+    if (kind == FS_CHILD_ROUTER) add_option(&cmd, "trace", cluster->options.router_trace);
+    add_words(&cmd, kind == FS_CHILD_ROUTER ? cluster->options.router_args : cluster->options.expert_args);
     return spawn(cluster, c, &cmd, detail);
 }
 

@@ -14,6 +14,9 @@ enum {
 
 typedef struct {
     const char *model, *listen, *runtime_dir; /* listen: of the first router; NULL: loopback, any port */
+    const char *router_args,
+        *expert_args;         /* more words of their command lines, parted by spaces; may be NULL */
+    const char *router_trace; /* file that the router (one) writes a trace to; NULL: none */
     uint32_t expert_nodes, replicas, routers, threads;
     int64_t start_ns;
     uint32_t log_level, log_format; /* of the children: fs_log_level, fs_log_format */

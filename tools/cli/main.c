@@ -16,6 +16,8 @@ static const subcommand table[] = {
     {"status", NULL, fs_cli_status, "show a cluster's members, their states and what is wrong"},
     {"inspect", NULL, fs_cli_inspect, "show a model directory's shapes, sizes and bits a weight"},
     {"bench", "serve", fs_cli_bench_serve, "measure a cluster: tokens a second, latencies, where time goes"},
+    {"trace", "record", fs_cli_trace_record,
+     "write what a cluster does under load, and which experts it visits, to a file"},
     {"demo", NULL, fs_cli_demo, "show a cluster at work, with its figures"},
 };
 enum { NUM_COMMANDS = sizeof(table) / sizeof(*table) };
@@ -29,7 +31,7 @@ static void print_help(FILE *out)
         char name[32];
         snprintf(name, sizeof(name), "%s%s%s", table[i].name, table[i].second ? " " : "",
                  table[i].second ? table[i].second : "");
-        fprintf(out, "  %-12s %s\n", name, table[i].summary);
+        fprintf(out, "  %-13s %s\n", name, table[i].summary);
     }
     fprintf(out, "\n`foresight COMMAND --help` lists a command's options. Exit status: 0 done, 1 failed, 2 "
                  "wrong options, 130 interrupted.\n");
@@ -42,6 +44,34 @@ static int check_output(const char *name, int code)
     if (!failed || code != FS_EXIT_OK) return code;
     fs_cli_complain(name, "standard output cannot be written");
     return FS_EXIT_FAILED;
+}
+
+static int say_which(const char *name)
+{
+    fprintf(stderr, "foresight %s: say what:", name);
+    const char *comma = "";
+    for (int i = 0; i < NUM_COMMANDS; i++) {
+        if (strcmp(table[i].name, name) != 0) continue;
+        fprintf(stderr, "%s foresight %s %s", comma, name, table[i].second);
+        comma = ",";
+    }
+    fprintf(stderr, "\n");
+    return FS_EXIT_USAGE;
+}
+
+static int run_command(int argc, char **argv)
+{
+    bool named = false;
+    for (int i = 0; i < NUM_COMMANDS; i++) {
+        int words = table[i].second ? 2 : 1;
+        if (strcmp(argv[1], table[i].name) != 0) continue;
+        named = true;
+        if (words == 2 && (argc < 3 || strcmp(argv[2], table[i].second) != 0)) continue;
+        return check_output(table[i].name, table[i].run(argc - words, argv + words));
+    }
+    if (named) return say_which(argv[1]);
+    fprintf(stderr, "foresight: no command '%s'; foresight --help lists them\n", argv[1]);
+    return FS_EXIT_USAGE;
 }
 
 int main(int argc, char **argv)
@@ -58,15 +88,5 @@ int main(int argc, char **argv)
         printf("foresight %s\n", FS_VERSION);
         return FS_EXIT_OK;
     }
-    for (int i = 0; i < NUM_COMMANDS; i++) {
-        int words = table[i].second ? 2 : 1;
-        if (strcmp(argv[1], table[i].name) != 0) continue;
-        if (words == 2 && (argc < 3 || strcmp(argv[2], table[i].second) != 0)) {
-            fprintf(stderr, "foresight %s: say what: foresight %s %s\n", argv[1], argv[1], table[i].second);
-            return FS_EXIT_USAGE;
-        }
-        return check_output(table[i].name, table[i].run(argc - words, argv + words));
-    }
-    fprintf(stderr, "foresight: no command '%s'; foresight --help lists them\n", argv[1]);
-    return FS_EXIT_USAGE;
+    return run_command(argc, argv);
 }
