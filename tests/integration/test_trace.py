@@ -1,4 +1,5 @@
 """Traces: what a router writes under load is whole, in order, and of the model that ran."""
+import json
 import struct
 
 import pytest
@@ -74,6 +75,33 @@ def test_a_recorded_trace_tells_every_token_and_its_experts_before_it_runs(tmp_p
             parts = []
     prompt = {numbers[0]: numbers[1] for kind, numbers, _ in events if kind == ARRIVE}
     assert ran == {sequence: tokens + 7 for sequence, tokens in prompt.items()}  # the last token is sampled, and not run
+
+    code, out, err = run("foresight", "trace", "replay", trace, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    steps = [numbers for kind, numbers, _ in events if kind == STEP]
+    assert (told["requests"], told["steps"], told["cut"]) == (6, len(steps), False)
+    assert told["tokens"] == sum(count for _, parts in steps for _, _, count in parts)
+    assert [p["distance"] for p in told["predictor"]] == [1, 2, 3, 4]
+    assert all(0 <= p["recall_top_k"] <= p["recall_twice"] <= 1 for p in told["predictor"])
+    cut = tmp_path / "cut.trace"
+    cut.write_bytes(trace.read_bytes()[:-1])
+    code, out, _ = run("foresight", "trace", "replay", cut, "--json")
+    assert code == 0 and json.loads(out)["cut"]
+
+
+@pytest.mark.parametrize("content, word", [
+    (None, "No such file"),
+    (b"", "not a trace"),
+    (b"FSTR" + bytes(28), "version 0"),
+    (b"FSTR\x01" + bytes(27), "0 layers"),
+    (b"FSTR\x01" + struct.pack("<BHIIQQ", 0, 2, 6, 32, 0, 0) + b"\x09\x00", "byte 32"),
+])
+def test_what_is_no_trace_is_refused(content, word, tmp_path, bin_dir):
+    if content is not None:
+        (tmp_path / "t").write_bytes(content)
+    code, _, err = run("foresight", "trace", "replay", tmp_path / "t")
+    assert code == 1 and word in err
 
 
 @pytest.mark.parametrize("arguments, word", [

@@ -18,6 +18,7 @@ static const subcommand table[] = {
     {"bench", "serve", fs_cli_bench_serve, "measure a cluster: tokens a second, latencies, where time goes"},
     {"trace", "record", fs_cli_trace_record,
      "write what a cluster does under load, and which experts it visits, to a file"},
+    {"trace", "replay", fs_cli_trace_replay, "what a trace says of caches, schedules and predictions"},
     {"demo", NULL, fs_cli_demo, "show a cluster at work, with its figures"},
 };
 enum { NUM_COMMANDS = sizeof(table) / sizeof(*table) };
