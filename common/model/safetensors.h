@@ -71,6 +71,9 @@ FS_MUST_USE fs_status fs_safetensors_writer_declare(fs_safetensors_writer *write
 /* The next declared tensor's bytes, exactly as many as declared. */
 FS_MUST_USE fs_status fs_safetensors_writer_write(fs_safetensors_writer *writer, const void *data, size_t size,
                                                   fs_detail *detail);
+/* The same in pieces, for what is too large for memory: the next piece of the tensor that is not yet whole. */
+FS_MUST_USE fs_status fs_safetensors_writer_append(fs_safetensors_writer *writer, const void *data, size_t size,
+                                                   fs_detail *detail);
 /* FS_INVALID: a declared tensor was not written. */
 FS_MUST_USE fs_status fs_safetensors_writer_finish(fs_safetensors_writer *writer, fs_detail *detail);
 /* Before finish: the temporary file is removed. NULL is allowed. */

@@ -26,6 +26,7 @@ struct fs_safetensors_writer {
     fs_string_table names;
     declared *tensors;
     uint32_t count, capacity, next; /* next: the one whose bytes come next */
+    size_t given; /* bytes of it that were appended */
     uint64_t data_size;
     bool header_written;
 };
@@ -180,20 +181,33 @@ static fs_status write_header(fs_safetensors_writer *w, fs_detail *detail)
     return st;
 }
 
-fs_status fs_safetensors_writer_write(fs_safetensors_writer *w, const void *data, size_t size,
-                                      fs_detail *detail)
+fs_status fs_safetensors_writer_append(fs_safetensors_writer *w, const void *data, size_t size,
+                                       fs_detail *detail)
 {
     if (w->next >= w->count)
         return fs_fail(detail, FS_INVALID, "%s: more data than tensors declared", w->path);
     const declared *t = &w->tensors[w->next];
-    if (t->size != size)
-        return fs_fail(detail, FS_INVALID, "%s: tensor '%.120s': %zu bytes given, %zu declared", w->path,
-                       t->name, size, t->size);
+    if (size > t->size - w->given)
+        return fs_fail(detail, FS_INVALID, "%s: tensor '%.120s': %zu bytes given behind %zu, %zu declared",
+                       w->path, t->name, size, w->given, t->size);
     fs_status st = w->header_written ? FS_OK : write_header(w, detail);
     if (st != FS_OK) return st;
     if (size > 0 && fwrite(data, 1, size, w->stream) != size) return io_error(w, "write", detail);
+    w->given += size;
+    if (w->given < t->size) return FS_OK;
+    w->given = 0;
     w->next++;
     return FS_OK;
+}
+
+fs_status fs_safetensors_writer_write(fs_safetensors_writer *w, const void *data, size_t size,
+                                      fs_detail *detail)
+{
+    const declared *t = w->next < w->count ? &w->tensors[w->next] : NULL;
+    if (t && (t->size != size || w->given))
+        return fs_fail(detail, FS_INVALID, "%s: tensor '%.120s': %zu bytes given, %zu declared", w->path,
+                       t->name, size, t->size - w->given);
+    return fs_safetensors_writer_append(w, data, size, detail);
 }
 
 /* A rename is durable only once its directory is. */

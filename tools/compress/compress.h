@@ -1,4 +1,4 @@
-/* tools/compress/compress.h: what the files of foresight-compress share: the directory being made, packing, verifying. */
+/* tools/compress/compress.h: what the files of foresight-compress share: packing, verifying. */
 #ifndef FS_COMPRESS_H
 #define FS_COMPRESS_H
 
@@ -7,6 +7,7 @@
 #include "base/arena.h"
 #include "compute/pool.h"
 #include "model/config.h"
+#include "model/output.h"
 #include "model/safetensors.h"
 #include "rate.h"
 #include "sub1/files.h"
@@ -16,37 +17,10 @@ bool fs_compress_stopped(void);
 /* From a signal handler. */
 void fs_compress_stop(void);
 
-/* A model directory that appears under its name only when it is whole: until then it is OUT.incomplete. Thread: one. */
-typedef struct {
-    fs_arena arena;
-    const char *path, *staging; /* in the arena */
-    json_t *weight_map;         /* tensor name -> file name */
-    uint64_t tensor_bytes, file_bytes;
-    bool staged, committed;
-    bool keep; /* fini leaves what was not committed: an earlier run's, or a later one goes on from it */
-} fs_output;
-
-/* FS_INVALID: OUT is there already, or OUT.incomplete is and resume does not say to go on with it; FS_IO. The caller calls fini in any case.
- * path: copied. */
-FS_MUST_USE fs_status fs_output_begin(const char *path, bool resume, fs_output *out, fs_detail *detail);
-/* Removes an earlier run's files from the staged directory, but for the journal and, unless it is a new one, what it tells of. */
+/* leftovers.c: removes an earlier run's files from the staged directory, but for the journal and, unless it is a new one, what it tells of. */
 void fs_output_clean(const fs_output *out, bool new_journal);
 /* Removes what only a run needs: finished experts' own files, activations. */
 void fs_output_remove_work(const fs_output *out);
-/* staging/name, in the arena; NULL: no memory. */
-const char *fs_output_file(fs_output *out, const char *name);
-/* Notes for the index that the tensor is in the file. */
-FS_MUST_USE fs_status fs_output_note_tensor(fs_output *out, const char *tensor, uint64_t bytes,
-                                            const char *file);
-/* Writes a small file. */
-FS_MUST_USE fs_status fs_output_write(fs_output *out, const char *name, const void *data, size_t size,
-                                      fs_detail *detail);
-/* model.safetensors.index.json, from what was noted. */
-FS_MUST_USE fs_status fs_output_write_index(fs_output *out, fs_detail *detail);
-/* Gives the directory its name. FS_INVALID: something of that name has come meanwhile. */
-FS_MUST_USE fs_status fs_output_commit(fs_output *out, fs_detail *detail);
-/* Removes what was not committed. Zero is allowed. */
-void fs_output_fini(fs_output *out);
 
 /* The checkpoint that comes in. */
 typedef struct {

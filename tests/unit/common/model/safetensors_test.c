@@ -470,6 +470,30 @@ static void what_is_written_is_read(void **state)
     remove_dir(&d);
 }
 
+static void pieces_are_the_same_as_a_whole(void **state)
+{
+    directory d = make_dir();
+    fs_safetensors_writer *w = NULL;
+    fs_tensors *tensors = NULL;
+    assert_int_equal(fs_safetensors_writer_create(in(&d, "model.safetensors"), 64, &w, NULL), FS_OK);
+    assert_int_equal(fs_safetensors_writer_declare(w, "a", FS_DTYPE_U8, 1, (uint64_t[]){5}), FS_OK);
+    assert_int_equal(fs_safetensors_writer_declare(w, "b", FS_DTYPE_U8, 1, (uint64_t[]){2}), FS_OK);
+    assert_int_equal(fs_safetensors_writer_append(w, "12", 2, NULL), FS_OK);
+    assert_int_equal(fs_safetensors_writer_append(w, "3456", 4, NULL), FS_INVALID); /* one too many */
+    assert_int_equal(fs_safetensors_writer_write(w, "12345", 5, NULL), FS_INVALID); /* begun in pieces */
+    assert_int_equal(fs_safetensors_writer_append(w, "345", 3, NULL), FS_OK);
+    assert_int_equal(fs_safetensors_writer_append(w, "6", 1, NULL), FS_OK);
+    assert_int_equal(fs_safetensors_writer_finish(w, NULL), FS_INVALID); /* b is not whole */
+    assert_int_equal(fs_safetensors_writer_append(w, "7", 1, NULL), FS_OK);
+    assert_int_equal(fs_safetensors_writer_append(w, "8", 1, NULL), FS_INVALID);
+    assert_int_equal(fs_safetensors_writer_finish(w, NULL), FS_OK);
+    fs_safetensors_writer_destroy(w);
+    assert_int_equal(fs_tensors_open(d.path, &tensors, NULL), FS_OK);
+    assert_memory_equal(fs_tensors_find(tensors, "a")->data, "1234567", 7);
+    fs_tensors_close(tensors);
+    remove_dir(&d);
+}
+
 static void a_file_without_tensors_is_valid(void **state)
 {
     directory d = make_dir();
@@ -539,6 +563,7 @@ int main(void)
         cmocka_unit_test(a_fingerprint_sees_config_names_shapes_and_places),
         cmocka_unit_test(a_fingerprint_sees_the_checksums_of_compressed_parts),
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(pieces_are_the_same_as_a_whole),
         cmocka_unit_test(a_file_without_tensors_is_valid),
         cmocka_unit_test(the_writer_refuses_what_was_not_declared),
     };

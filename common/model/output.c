@@ -1,4 +1,4 @@
-/* tools/compress/output.c: a directory that is made beside its final name and gets it only when it is whole. */
+/* common/model/output.c: a directory that is made beside its final name and gets it only when it is whole. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "compress.h"
+#include "model/output.h"
 
 static fs_status io_error(const char *path, const char *what, fs_detail *detail)
 {
@@ -44,8 +44,8 @@ fs_status fs_output_begin(const char *path, bool resume, fs_output *out, fs_deta
         }
         return fs_fail(
             detail, FS_INVALID,
-            "%s: is there already: another run is making it, or was cut off; in that case give --resume, or "
-            "remove it",
+            "%s: is there already: another run is making it, or was cut off; in that case remove it, or, where "
+            "the program can, go on with --resume",
             out->staging);
     }
     out->staged = true;
@@ -126,54 +126,21 @@ fs_status fs_output_commit(fs_output *out, fs_detail *detail)
     return sync_dir(parent, detail);
 }
 
-static bool begins_with(const char *text, const char *begin)
-{
-    return strncmp(text, begin, strlen(begin)) == 0;
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t size = strlen(text), end_size = strlen(end);
-    return size >= end_size && strcmp(text + size - end_size, end) == 0;
-}
-
-typedef enum { KEEP_NOTHING, KEEP_JOURNAL, KEEP_PROGRESS, KEEP_RESULT } what_to_keep;
-
-static bool is_kept(const char *name, what_to_keep keep)
-{
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return true;
-    bool of_the_run = begins_with(name, "part-") || begins_with(name, "work-");
-    if (keep == KEEP_RESULT) return !of_the_run;
-    if (keep >= KEEP_JOURNAL && strcmp(name, "journal") == 0) return true;
-    if (keep != KEEP_PROGRESS) return false;
-    /* The ending: a layer's file that was being written when a run was killed has a name that goes on behind it. */
-    return begins_with(name, "part-") || begins_with(name, "work-x-") ||
-           (begins_with(name, "experts-layer-") && ends_with(name, ".safetensors"));
-}
-
 /* Everything in the staging directory is a plain file that a run of ours wrote. */
-static void remove_files(const fs_output *out, what_to_keep keep)
+void fs_output_remove(const fs_output *out, bool (*keeps)(const char *name))
 {
     DIR *dir = opendir(out->staging);
     if (!dir) return;
-    for (struct dirent *e; (e = readdir(dir));)
-        if (!is_kept(e->d_name, keep)) unlinkat(dirfd(dir), e->d_name, 0);
+    for (struct dirent *e; (e = readdir(dir));) {
+        bool is_entry = strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+        if (is_entry && !(keeps && keeps(e->d_name))) unlinkat(dirfd(dir), e->d_name, 0);
+    }
     closedir(dir);
-}
-
-void fs_output_remove_work(const fs_output *out)
-{
-    remove_files(out, KEEP_RESULT);
-}
-
-void fs_output_clean(const fs_output *out, bool new_journal)
-{
-    remove_files(out, new_journal ? KEEP_JOURNAL : KEEP_PROGRESS);
 }
 
 static void remove_staging(const fs_output *out)
 {
-    remove_files(out, KEEP_NOTHING);
+    fs_output_remove(out, NULL);
     if (rmdir(out->staging) != 0)
         fprintf(stderr, "%s: could not be removed: %s\n", out->staging, strerror(errno));
 }
