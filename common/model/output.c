@@ -42,11 +42,11 @@ fs_status fs_output_begin(const char *path, bool resume, fs_output *out, fs_deta
             out->staged = out->keep = true;
             return FS_OK;
         }
-        return fs_fail(
-            detail, FS_INVALID,
-            "%s: is there already: another run is making it, or was cut off; in that case remove it, or, where "
-            "the program can, go on with --resume",
-            out->staging);
+        return fs_fail(detail, FS_INVALID,
+                       "%s: is there already: another run is making it, or was cut off; in that case remove "
+                       "it, or, where "
+                       "the program can, go on with --resume",
+                       out->staging);
     }
     out->staged = true;
     return FS_OK;
