@@ -7,7 +7,7 @@
 
 #define FS_WIRE_VERSION 1u
 
-enum { FS_WIRE_DISPATCH = 16, FS_WIRE_RESULT = 17 }; /* message types; 0..15 are the fabric's own */
+enum { FS_WIRE_DISPATCH = 16, FS_WIRE_RESULT = 17, FS_WIRE_HINT = 18 }; /* message types; 0..15 are the fabric's own */
 
 typedef enum { FS_ROWS_I8 = 1, FS_ROWS_F32 = 2 } fs_row_format;
 
@@ -76,5 +76,45 @@ FS_MUST_USE fs_status fs_result_decode(const uint8_t *data, size_t size, fs_resu
 uint8_t *fs_result_create(const fs_dispatch *dispatch, uint64_t epoch, size_t *size, float **row);
 void fs_result_set_group(uint8_t *block, uint32_t i, fs_wire_status status);
 void fs_result_set_compute(uint8_t *block, uint64_t compute_ns);
+
+/* HINT, from router to expert node: which of the node's experts the router will use, and when. Only advice: it may be wrong, late or never
+ * sent, and no text depends on it. Time is counted in layer visits: the router numbers those that it makes (a visit: one micro-batch at one
+ * MoE layer), and the node measures how long one takes. Layout, in order:
+ *   header (32 bytes): u16 version, u16 zero, u32 num_visits, u64 position, u64 fingerprint, u32 num_uses, u32 zero
+ *   visits [num_visits]: u32 distance, u16 layer, u16 count (>= 1)
+ *   uses [num_uses]: u16 expert, in order of the visits (rising strictly within one); zero padding to 8
+ * What a hint tells is added to what others told; a use is taken off when the router's rows for that expert arrive. Distance
+ * FS_WIRE_HINT_NEVER: what was told of these experts is void (their sequence has ended, or took another way). */
+#define FS_WIRE_HINT_NEVER        UINT32_MAX
+#define FS_WIRE_HINT_MAX_DISTANCE (1u << 20)
+#define FS_WIRE_MAX_HINT_VISITS   4096u
+#define FS_WIRE_MAX_HINT_USES     (1u << 16)
+
+/* A visit and how many of the uses are its. layer: decoder layer number. distance: visits after the header's position; 0: the next one. */
+typedef struct {
+    uint32_t distance;
+    uint16_t layer, count;
+} fs_hint_visit;
+
+typedef struct {
+    uint64_t position;    /* visits that the router had begun when it wrote this */
+    uint64_t fingerprint; /* of the model */
+    uint32_t num_visits, num_uses;
+    const uint8_t *visit, *use; /* borrowed; read with the two below */
+} fs_hint;
+fs_hint_visit fs_hint_get_visit(const fs_hint *hint, uint32_t i);
+uint32_t fs_hint_get_expert(const fs_hint *hint, uint32_t i);
+
+/* Checks everything, as fs_dispatch_decode does. Borrows data (8-byte aligned). FS_CORRUPT, FS_UNSUPPORTED (version). Thread: any. */
+FS_MUST_USE fs_status fs_hint_decode(const uint8_t *data, size_t size, fs_hint *out, fs_detail *detail);
+
+/* Encodes into a fresh block. visit [num_visits]; expert [sum of their counts]. FS_INVALID: what a decoder would refuse; FS_NO_MEMORY. */
+typedef struct {
+    uint64_t position, fingerprint;
+    uint32_t num_visits;
+    const fs_hint_visit *visit;
+    const uint16_t *expert;
+} fs_hint_source;
+FS_MUST_USE fs_status fs_hint_encode(const fs_hint_source *source, fs_buffer *out);
 
 #endif

@@ -1,4 +1,4 @@
-/* tests/fuzz/fabric_wire_fuzz.c: dispatches and results from a peer; what is accepted is read to its last byte. */
+/* tests/fuzz/fabric_wire_fuzz.c: dispatches, results and hints from a peer; what is accepted is read to its last byte. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,6 +40,22 @@ static void read_result(const fs_result *r)
     for (size_t i = 0; i < (size_t)r->num_pairs * r->hidden_size; i++) sink += r->row[i] > 0;
 }
 
+/* What was accepted is what the encoder makes of it. */
+static void read_hint(const fs_hint *h, const uint8_t *data, size_t size)
+{
+    fs_hint_visit *visit = malloc((h->num_visits + 1) * sizeof(*visit));
+    uint16_t *expert = malloc((h->num_uses + 1) * sizeof(*expert));
+    for (uint32_t i = 0; i < h->num_visits; i++) visit[i] = fs_hint_get_visit(h, i);
+    for (uint32_t i = 0; i < h->num_uses; i++) expert[i] = (uint16_t)fs_hint_get_expert(h, i);
+    fs_hint_source source = {h->position, h->fingerprint, h->num_visits, visit, expert};
+    fs_buffer again = {0};
+    FS_ASSERT(fs_hint_encode(&source, &again) == FS_OK);
+    FS_ASSERT(again.size == size && memcmp(again.data, data, size) == 0);
+    fs_buffer_free(&again);
+    free(visit);
+    free(expert);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     uint8_t *copy = malloc(
@@ -48,8 +64,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fs_detail detail = {0};
     fs_dispatch dispatch;
     fs_result result;
+    fs_hint hint;
     if (fs_dispatch_decode(copy, size, &dispatch, &detail) == FS_OK) read_dispatch(&dispatch);
     if (fs_result_decode(copy, size, &result, &detail) == FS_OK) read_result(&result);
+    if (fs_hint_decode(copy, size, &hint, &detail) == FS_OK) read_hint(&hint, copy, size);
     free(copy);
     return 0;
 }
