@@ -21,6 +21,7 @@ int fs_cli_serve(int argc, char **argv);
 int fs_cli_generate(int argc, char **argv);
 int fs_cli_status(int argc, char **argv);
 int fs_cli_inspect(int argc, char **argv);
+int fs_cli_eval(int argc, char **argv);
 int fs_cli_synth(int argc, char **argv);
 int fs_cli_bench_serve(int argc, char **argv);
 int fs_cli_demo(int argc, char **argv);

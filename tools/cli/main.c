@@ -15,6 +15,7 @@ static const subcommand table[] = {
     {"generate", NULL, fs_cli_generate, "generate text after a prompt"},
     {"status", NULL, fs_cli_status, "show a cluster's members, their states and what is wrong"},
     {"inspect", NULL, fs_cli_inspect, "show a model directory's shapes, sizes and bits a weight"},
+    {"eval", NULL, fs_cli_eval, "tell a model's perplexity on a text"},
     {"synth", NULL, fs_cli_synth, "write a model directory of random weights, of any real shape"},
     {"bench", "serve", fs_cli_bench_serve, "measure a cluster: tokens a second, latencies, where time goes"},
     {"trace", "record", fs_cli_trace_record,

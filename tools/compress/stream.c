@@ -1,9 +1,9 @@
 /* tools/compress/stream.c: the residual stream of two models over the same windows, from layer to layer, in files. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "backbone/loss.h"
 #include "calibrate.h"
 
 enum { LOGIT_ROWS = 32 };
@@ -268,14 +268,6 @@ void fs_stream_advance(fs_stream *s)
 
 /* ---- the loss ---- */
 
-static double cross_entropy(const float *logits, uint32_t vocab, uint32_t next)
-{
-    double most = (double)logits[0], sum = 0;
-    for (uint32_t i = 1; i < vocab; i++) most = fmax(most, (double)logits[i]);
-    for (uint32_t i = 0; i < vocab; i++) sum += exp((double)logits[i] - most);
-    return log(sum) + most - (double)logits[next];
-}
-
 static fs_status window_loss(fs_stream *s, uint32_t window, int plane, float *logits, double *sum,
                              fs_detail *detail)
 {
@@ -289,7 +281,7 @@ static fs_status window_loss(fs_stream *s, uint32_t window, int plane, float *lo
         for (uint32_t i = 0; i < count; i++) rows[i] = r + i;
         fs_backbone_logits(s->backbone, b, rows, count, logits, s->pool);
         for (uint32_t i = 0; i < count; i++)
-            *sum += cross_entropy(logits + (size_t)i * vocab, vocab, b->token[r + i + 1]);
+            *sum += fs_cross_entropy(logits + (size_t)i * vocab, vocab, b->token[r + i + 1]);
     }
     return st;
 }
