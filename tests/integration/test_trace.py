@@ -84,6 +84,15 @@ def test_a_recorded_trace_tells_every_token_and_its_experts_before_it_runs(tmp_p
     assert told["tokens"] == sum(count for _, parts in steps for _, _, count in parts)
     assert [p["distance"] for p in told["predictor"]] == [1, 2, 3, 4]
     assert all(0 <= p["recall_top_k"] <= p["recall_twice"] <= 1 for p in told["predictor"])
+    assert [row["percent"] for row in told["cache"]] == [10, 25, 50, 75]
+    for row in told["cache"]:
+        hits = row["hits"]
+        assert max(hits["lru"], hits["lfu"], hits["lfru"], hits["lookahead"]) <= hits["optimum"]  # they load on demand, as it does
+        assert hits["lookahead"] >= hits["lru"] and hits["prefetch"] >= hits["lookahead"]
+    code, out, _ = run("foresight", "trace", "replay", trace, "--memory", "100", "--json")
+    assert code == 0 and len({round(v, 9) for k, v in json.loads(out)["cache"][0]["hits"].items() if k not in ("prefetch", "optimum")}) == 1
+    code, _, err = run("foresight", "trace", "replay", trace, "--memory", "0")
+    assert code == 2 and "--memory" in err
     cut = tmp_path / "cut.trace"
     cut.write_bytes(trace.read_bytes()[:-1])
     code, out, _ = run("foresight", "trace", "replay", cut, "--json")
