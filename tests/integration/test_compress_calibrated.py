@@ -110,6 +110,22 @@ def test_each_format_is_written_and_read_back(model, tmp_path, format, density):
     assert gate["density"] == density if density else 0.02 < gate["density"] < 0.3
 
 
+def test_a_share_of_zeros_is_hit(model, tmp_path):
+    sizes = []
+    for zeros in (0.85, 0.92):
+        out, report = tmp_path / str(zeros), tmp_path / "report.json"
+        code, _, errors = compress(model, out, "--format", "free", "--zeros", zeros, "--report", report)
+        assert code == 0, errors
+        told = json.loads(report.read_text())
+        for expert in told["layers"][1]["experts"]:
+            for part in ("gate", "up", "down"):
+                assert expert[part]["density"] == pytest.approx(1 - zeros, abs=0.01)
+        sizes.append(told["bytes"]["expert_files"])
+    assert sizes[1] < sizes[0]
+    assert "--format free" in refused(model, tmp_path / "out", "--zeros", 0.9)
+    assert "--scale" in refused(model, tmp_path / "out", "--zeros", 0.9, "--format", "free", "--scale", 3)
+
+
 def test_bits_are_spent_within_the_budget(model, tmp_path):
     def run_for_report(out, *more):
         code, _, errors = compress(model, tmp_path / out, *more, "--report", tmp_path / "report.json")
@@ -152,46 +168,72 @@ def test_a_seed_decides_which_tokens_are_used(model, tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b") != contents(tmp_path / "c")
 
 
-def test_killed_at_any_moment_and_resumed_it_gives_the_same_bytes(model, tmp_path):
+def test_killed_at_twenty_random_moments_and_resumed_it_gives_the_same_bytes(model, tmp_path):
     begun = time.monotonic()
     assert compress(model, tmp_path / "whole")[0] == 0
     seconds, out, chance = time.monotonic() - begun, tmp_path / "out", random.Random(5)
-    kills = 0
-    for _ in range(20):
+    whole, kills = contents(tmp_path / "whole"), 0
+    while kills < 20:
         process = subprocess.Popen([BIN / "foresight-compress", *map(str, arguments(model, out, "--resume"))],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        time.sleep(chance.uniform(0, seconds * 0.6))
+        time.sleep(chance.uniform(0, seconds))
         process.kill()
         _, errors = process.communicate(timeout=60 * SLOW)
         assert process.returncode in (0, -signal.SIGKILL), errors
-        if process.returncode == 0:
-            assert contents(out) == contents(tmp_path / "whole")
+        kills += process.returncode != 0
+        if out.exists():  # it was faster, or killed when everything was done
+            assert contents(out) == whole
             shutil.rmtree(out)
-        elif out.exists():  # killed after everything was done
-            assert contents(out) == contents(tmp_path / "whole")
-            shutil.rmtree(out)
-        else:
-            kills += 1
-    assert kills > 0
     code, _, errors = compress(model, out, "--resume")
     assert code == 0, errors
-    assert contents(out) == contents(tmp_path / "whole")
+    assert contents(out) == whole and not incomplete(out).exists()
 
 
-def cut_off(model, out, more=()):
-    """Runs until some experts are finished, then kills it."""
+def cut_off(model, out, more=(), fact=b"\nexpert"):
+    """Runs until some experts (or a layer) are finished, then kills it."""
     for _ in range(50):
         process = subprocess.Popen([BIN / "foresight-compress", *map(str, arguments(model, out, *more))],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         journal = incomplete(out) / "journal"
         while process.poll() is None:
-            if journal.exists() and b"\nexpert" in journal.read_bytes():
+            if journal.exists() and fact in journal.read_bytes():
                 process.kill()
         process.wait(60 * SLOW)
         if journal.exists():
             return journal
         shutil.rmtree(out)
     pytest.fail("it was never killed in time")
+
+
+@pytest.mark.parametrize("damage", ["a changed byte", "cut off", "removed", "with the layer's experts"])
+def test_a_damaged_stream_is_made_again_without_quantising_again(model, tmp_path, damage):
+    out = tmp_path / "out"
+    assert compress(model, tmp_path / "whole")[0] == 0
+    journal = cut_off(model, out, fact=b"\nlayer 0")
+    stream = incomplete(out) / "work-x-served-1"
+    data = stream.read_bytes()
+    if damage == "removed":
+        stream.unlink()
+    else:
+        stream.write_bytes(data[:-4] if damage == "cut off" else data[:99] + bytes([data[99] ^ 1]) + data[100:])
+    if damage == "with the layer's experts":
+        (incomplete(out) / "experts-layer-00000.safetensors").write_bytes(b"gone")
+    finished = journal.read_bytes().count(b"\nexpert 0 ")
+    process = subprocess.Popen([BIN / "foresight-compress", *map(str, arguments(model, out, "--resume"))],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    again = 0
+    while process.poll() is None:  # a finished expert that is quantised again has one more line
+        if journal.exists():
+            try:
+                again = max(again, journal.read_bytes().count(b"\nexpert 0 ") - finished)
+            except FileNotFoundError:
+                pass
+    _, errors = process.communicate(timeout=60 * SLOW)
+    assert process.returncode == 0, errors
+    assert stream.name in errors and "made again" in errors
+    assert contents(out) == contents(tmp_path / "whole")
+    if damage != "with the layer's experts":
+        assert again == 0
 
 
 def test_resuming_with_other_options_is_refused_and_broken_files_are_made_again(model, tmp_path):

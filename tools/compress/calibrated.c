@@ -13,6 +13,10 @@
 #include "base/clock.h"
 #include "expert_store.h"
 
+enum {
+    ARITHMETIC = 2
+}; /* another number where the same options give other bytes: --resume must not mix them */
+
 typedef struct {
     const fs_input *in;
     const fs_calibrated_options *options;
@@ -74,9 +78,10 @@ static fs_status make_blobs(run *r, fs_expert_job *job, uint32_t expert, fs_expe
 {
     const fs_journal_expert *known = known_expert(r, r->rows.moe, expert);
     if (known->done) {
-        fs_status st = fs_expert_store_load(r->out.staging, r->rows.layer, expert, known, blobs, detail);
-        if (st != FS_NOT_FOUND && st != FS_CORRUPT) return st;
-        fs_blobs_free(blobs); /* what a power cut took is made again, the same */
+        fs_status st = fs_expert_store_load(r->out.staging, r->rows.layer, expert,
+                                            known_expert(r, r->rows.moe, 0), blobs, detail);
+        if (st != FS_NOT_FOUND && st != FS_CORRUPT)
+            return st; /* what a power cut took is made again, the same */
     }
     fs_expert_result result = {0};
     fs_quantise_rule rule[FS_NUM_EXPERT_PARTS];
@@ -212,14 +217,17 @@ static fs_status fingerprint(const run *r, uint64_t *out, fs_detail *detail)
     struct {
         uint64_t model, text, seed, sizes;
         uint32_t format, n, method, windows;
-        double scale, bits;
+        double scale, bits, zeros;
+        uint64_t arithmetic;
     } all = {.seed = r->options->text.seed,
              .format = r->options->rate.format,
              .n = r->options->rate.n,
              .method = r->options->method,
              .windows = r->windows.num_calibration,
              .scale = r->options->scale,
-             .bits = r->options->bits};
+             .bits = r->options->bits,
+             .zeros = r->options->zeros,
+             .arithmetic = ARITHMETIC};
     fs_status st = fs_model_fingerprint(r->in->dir, r->in->tensors, &all.model, detail);
     if (st != FS_OK) return st;
     all.text = XXH3_64bits(r->windows.token, fs_windows_rows(&r->windows) * sizeof(*r->windows.token));
@@ -235,6 +243,19 @@ static fs_status check_family(const fs_input *in, fs_detail *detail)
     return fs_fail(detail, FS_UNSUPPORTED,
                    "%s: %u of %u layers have no experts: calibration does not go through such layers",
                    in->dir, in->config.num_layers - in->config.num_moe_layers, in->config.num_layers);
+}
+
+/* Where an earlier run saved the stream or, if that is lost, from the embedding: finished experts are not quantised again. */
+static fs_status open_stream(run *r, fs_detail *detail)
+{
+    fs_status st = fs_stream_open(r->in, &r->windows, r->out.staging, r->pool, r->journal.num_layers_done,
+                                  r->journal.stream, &r->stream, detail);
+    if ((st != FS_CORRUPT && st != FS_NOT_FOUND) || r->journal.num_layers_done == 0) return st;
+    fprintf(stderr, "foresight-compress: %s: it is made again, with the experts that are finished\n",
+            detail->text);
+    fs_stream_close(&r->stream, false);
+    fs_journal_rewind(&r->journal);
+    return fs_stream_open(r->in, &r->windows, r->out.staging, r->pool, 0, NULL, &r->stream, detail);
 }
 
 static fs_status set_up(run *r, const char *out_path, fs_detail *detail)
@@ -263,8 +284,7 @@ static fs_status set_up(run *r, const char *out_path, fs_detail *detail)
     }
     if (st != FS_OK) return fs_fail(detail, st, "no memory for %u experts at a time", r->plan.workers);
     for (uint32_t n = 0; n <= FS_BUDGET_RATES; n++) r->rule[n] = fs_rule_for(r->options, (fs_rate){.n = n});
-    return fs_stream_open(r->in, &r->windows, r->out.staging, r->pool, r->journal.num_layers_done,
-                          r->journal.stream, &r->stream, detail);
+    return open_stream(r, detail);
 }
 
 static uint64_t num_finished(const run *r)

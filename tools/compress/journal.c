@@ -22,11 +22,16 @@ static fs_journal_expert *expert_at(fs_journal *j, uint32_t moe, uint32_t expert
 
 /* ---- lines ---- */
 
+static void print_checksum(const char *text, char out[17])
+{
+    snprintf(out, 17, "%016" PRIx64, (uint64_t)XXH3_64bits(text, strlen(text)));
+}
+
 static fs_status add_line(fs_journal *j, const char *text, fs_detail *detail)
 {
-    char line[MAX_LINE + 32];
-    int size = snprintf(line, sizeof(line), "%s #%016" PRIx64 "\n", text,
-                        (uint64_t)XXH3_64bits(text, strlen(text)));
+    char line[MAX_LINE + 32], checksum[17];
+    print_checksum(text, checksum);
+    int size = snprintf(line, sizeof(line), "%s #%s\n", text, checksum);
     FS_ASSERT(size < (int)sizeof(line));
     for (const char *at = line; size > 0;) {
         ssize_t n = write(j->fd, at, (size_t)size);
@@ -41,12 +46,11 @@ static fs_status add_line(fs_journal *j, const char *text, fs_detail *detail)
 /* Cuts the checksum off a whole line; false: it does not fit. */
 static bool take_checksum(char *line)
 {
-    char *mark = strrchr(line, '#'), *end = NULL;
+    char *mark = strrchr(line, '#'), expected[17];
     if (!mark || mark == line || mark[-1] != ' ') return false;
-    uint64_t expected = strtoull(mark + 1, &end, 16);
-    if (*end != 0 || end != mark + 17) return false;
     mark[-1] = 0;
-    return XXH3_64bits(line, strlen(line)) == expected;
+    print_checksum(line, expected);
+    return strcmp(mark + 1, expected) == 0;
 }
 
 /* Doubles as hexadecimal floats: they come back to the bit. */
@@ -83,16 +87,17 @@ static bool parse_expert(const char *line, fs_journal *j)
     return true;
 }
 
+/* A layer that was done before has been gone through again. */
 static bool parse_layer(const char *line, fs_journal *j)
 {
     uint32_t moe;
     uint64_t sum[FS_NUM_PLANES];
     if (sscanf(line, "layer %u %" SCNx64 " %" SCNx64, &moe, &sum[0], &sum[1]) != 3 ||
-        moe != j->num_layers_done || moe >= j->num_moe_layers)
+        moe > j->num_layers_done || moe >= j->num_moe_layers)
         return false;
     for (uint32_t e = 0; e < j->num_experts; e++)
         if (!expert_at(j, moe, e)->done) return false;
-    j->num_layers_done++;
+    j->num_layers_done = moe + 1;
     memcpy(j->stream, sum, sizeof(sum));
     return true;
 }
@@ -191,6 +196,11 @@ fs_status fs_journal_add_expert(fs_journal *j, uint32_t moe, uint32_t expert, ui
     print_expert(line, moe, expert, checksum, result);
     *expert_at(j, moe, expert) = (fs_journal_expert){true, checksum, *result};
     return add_line(j, line, detail);
+}
+
+void fs_journal_rewind(fs_journal *j)
+{
+    j->num_layers_done = 0;
 }
 
 fs_status fs_journal_add_layer(fs_journal *j, uint32_t moe, const uint64_t stream[FS_NUM_PLANES],

@@ -32,6 +32,9 @@ FS_MUST_USE fs_status fs_journal_remove(fs_journal *journal, fs_detail *detail);
 FS_MUST_USE fs_status fs_journal_add_expert(fs_journal *journal, uint32_t moe, uint32_t expert,
                                             uint64_t checksum, const fs_expert_result *result,
                                             fs_detail *detail);
+/* The layers are to be gone through again: the stream behind them is lost. Their experts stay finished. */
+void fs_journal_rewind(fs_journal *journal);
+/* moe: num_layers_done. */
 FS_MUST_USE fs_status fs_journal_add_layer(fs_journal *journal, uint32_t moe,
                                            const uint64_t stream[FS_NUM_PLANES], fs_detail *detail);
 
