@@ -37,8 +37,7 @@ static void quantise(uint32_t cols, uint32_t outs, uint32_t rows, uint32_t matri
     float *x = random_values((size_t)FS_MOMENTS_ROWS * cols, 1),
           *d = random_values((size_t)FS_MOMENTS_ROWS * cols, 2);
     float *w = random_values((size_t)outs * cols, 3), *q = fs_alloc_aligned((size_t)outs * cols * sizeof(*q));
-    void *a = fs_alloc_aligned(fs_moments_bytes(cols, true)),
-         *b = fs_alloc_aligned(fs_curvature_bytes(cols, true));
+    void *a = fs_alloc_aligned(fs_moments_bytes(cols, true)), *b = fs_alloc_aligned(fs_curvature_bytes(cols));
     void *c = fs_alloc_aligned(fs_quantise_scratch_bytes(outs, cols));
     fs_moments moments;
     fs_curvature curvature;

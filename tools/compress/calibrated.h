@@ -14,6 +14,7 @@ typedef struct {
     double
         bits; /* a weight, spent over each layer's matrices at blocked 1:16 to 3:16; 0: all have the rate */
     double scale;          /* 0: the rate's own */
+    double zeros;          /* free: this share of each matrix's weights becomes 0; 0: as the scale gives */
     uint64_t memory_bytes; /* 0: three quarters of the machine's */
     uint32_t threads;
     bool resume, dry_run;

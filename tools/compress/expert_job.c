@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = FS_MOMENTS_ROWS, ALIGN = 64 };
+enum { CHUNK = FS_MOMENTS_ROWS, ALIGN = 64, KEPT = 32 * CHUNK };
 static const double borrowed_weight = 0.25;
 
 struct fs_expert_job {
@@ -13,20 +13,26 @@ struct fs_expert_job {
     const fs_kernels *kernels;
     size_t hidden, inter, hidden_pad, inter_pad; /* padded to what every format's kernels ask for */
     float *h[FS_NUM_PLANES];                     /* [CHUNK][hidden] */
-    float *a[FS_NUM_PLANES];                     /* [CHUNK][inter] */
     float *gate, *up;                            /* [CHUNK][inter_pad] */
     float *y;                                    /* [CHUNK][hidden_pad] */
-    int8_t *x8, *a8;                             /* [CHUNK][hidden_pad], [CHUNK][inter_pad] */
-    float *x_scale, *a_scale;                    /* [CHUNK] */
-    const int8_t **x8_row, **a8_row;             /* [CHUNK] */
+    int8_t *x8;                                  /* [CHUNK][hidden_pad] */
+    float *x_scale;                              /* [CHUNK] */
+    const int8_t **x8_row;                       /* [CHUNK] */
     float **gate_row, **up_row, **y_row;         /* [CHUNK] */
-    float *w, *q;                                /* [inter * hidden] */
+    /* What the experts' down matrices get: of the expert's first calibration rows, kept from the moments for the run, and a chunk more. */
+    float *a_dense;        /* [KEPT + CHUNK][inter] */
+    int8_t *a8;            /* [KEPT + CHUNK][inter_pad] as served */
+    float *a_scale;        /* [KEPT + CHUNK] */
+    const int8_t **a8_row; /* [KEPT + CHUNK] */
+    float *a_served;       /* [CHUNK][inter] a8 as numbers */
+    float *w, *q;          /* [inter * hidden] */
     void *moments, *curvature, *scratch;
     uint64_t slot[CHUNK];
     /* the expert in work */
     fs_expert dense;
     void *widened;
     fs_sub1_matrix sub1[FS_NUM_EXPERT_PARTS];
+    uint64_t num_kept; /* of the rows that run is to go through; 0: none */
 };
 
 /* ---- memory ---- */
@@ -57,26 +63,25 @@ static void lay_out(const fs_model_config *config, fs_expert_job *j, carver *c)
     j->hidden_pad = round_up(j->hidden, 256);
     j->inter_pad = round_up(j->inter, 256);
     const uint32_t widest = (uint32_t)(j->hidden > j->inter ? j->hidden : j->inter);
-    for (int p = 0; p < FS_NUM_PLANES; p++) {
-        j->h[p] = carve(c, CHUNK * j->hidden, sizeof(float));
-        j->a[p] = carve(c, CHUNK * j->inter, sizeof(float));
-    }
+    for (int p = 0; p < FS_NUM_PLANES; p++) j->h[p] = carve(c, CHUNK * j->hidden, sizeof(float));
     j->gate = carve(c, CHUNK * j->inter_pad, sizeof(float));
     j->up = carve(c, CHUNK * j->inter_pad, sizeof(float));
     j->y = carve(c, CHUNK * j->hidden_pad, sizeof(float));
     j->x8 = carve(c, CHUNK * j->hidden_pad, 1);
-    j->a8 = carve(c, CHUNK * j->inter_pad, 1);
     j->x_scale = carve(c, CHUNK, sizeof(float));
-    j->a_scale = carve(c, CHUNK, sizeof(float));
     j->x8_row = carve(c, CHUNK, sizeof(void *));
-    j->a8_row = carve(c, CHUNK, sizeof(void *));
     j->gate_row = carve(c, CHUNK, sizeof(void *));
     j->up_row = carve(c, CHUNK, sizeof(void *));
     j->y_row = carve(c, CHUNK, sizeof(void *));
+    j->a_dense = carve(c, (KEPT + CHUNK) * j->inter, sizeof(float));
+    j->a8 = carve(c, (KEPT + CHUNK) * j->inter_pad, 1);
+    j->a_scale = carve(c, KEPT + CHUNK, sizeof(float));
+    j->a8_row = carve(c, KEPT + CHUNK, sizeof(void *));
+    j->a_served = carve(c, CHUNK * j->inter, sizeof(float));
     j->w = carve(c, j->hidden * j->inter, sizeof(float));
     j->q = carve(c, j->hidden * j->inter, sizeof(float));
     j->moments = carve(c, fs_moments_bytes(widest, true), 1);
-    j->curvature = carve(c, fs_curvature_bytes(widest, true), 1);
+    j->curvature = carve(c, fs_curvature_bytes(widest), 1);
     const size_t up = fs_quantise_scratch_bytes((uint32_t)j->inter, (uint32_t)j->hidden);
     const size_t down = fs_quantise_scratch_bytes((uint32_t)j->hidden, (uint32_t)j->inter);
     j->scratch = carve(c, up > down ? up : down, 1);
@@ -99,10 +104,10 @@ fs_status fs_expert_job_create(const fs_model_config *config, fs_expert_job **ou
     fs_expert_job *j = (fs_expert_job *)memory;
     lay_out(config, j, &c);
     memset(j->x8, 0, CHUNK * j->hidden_pad);
-    memset(j->a8, 0, CHUNK * j->inter_pad);
+    memset(j->a8, 0, (KEPT + CHUNK) * j->inter_pad);
+    for (size_t r = 0; r < KEPT + CHUNK; r++) j->a8_row[r] = j->a8 + r * j->inter_pad;
     for (size_t r = 0; r < CHUNK; r++) {
         j->x8_row[r] = j->x8 + r * j->hidden_pad;
-        j->a8_row[r] = j->a8 + r * j->inter_pad;
         j->gate_row[r] = j->gate + r * j->inter_pad;
         j->up_row[r] = j->up + r * j->inter_pad;
         j->y_row[r] = j->y + r * j->hidden_pad;
@@ -119,18 +124,19 @@ void fs_expert_job_destroy(fs_expert_job *job)
 
 /* ---- rows ---- */
 
-/* The h of the chunk's slots; on the served plane as int8 says it. */
-static fs_status gather(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, bool dense,
-                        fs_detail *detail)
+/* Where the chunk's a goes that begins at the expert's row `at`. */
+static size_t place_of(uint64_t at, uint32_t count)
 {
-    const uint32_t top_k = j->config->top_k;
+    return at + count <= KEPT ? (size_t)at : KEPT;
+}
+
+/* The h of the chunk's slots as served: x8, and h as int8 says it. */
+static fs_status gather_served(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, fs_detail *detail)
+{
     for (uint32_t i = 0; i < count; i++) {
         float *x = j->h[FS_PLANE_SERVED] + i * j->hidden;
-        const uint64_t row = j->slot[i] / top_k;
-        fs_status st = fs_rows_read(&rows->stream->h[FS_PLANE_SERVED], row, 1, x, detail);
-        if (st == FS_OK && dense)
-            st = fs_rows_read(&rows->stream->h[FS_PLANE_DENSE], row, 1, j->h[FS_PLANE_DENSE] + i * j->hidden,
-                              detail);
+        fs_status st = fs_rows_read(&rows->stream->h[FS_PLANE_SERVED], j->slot[i] / j->config->top_k, 1, x,
+                                    detail);
         if (st != FS_OK) return st;
         int8_t *x8 = j->x8 + i * j->hidden_pad;
         j->x_scale[i] = j->kernels->quantize_i8(x, x8, j->hidden);
@@ -139,28 +145,36 @@ static fs_status gather(fs_expert_job *j, const fs_layer_rows *rows, uint32_t co
     return FS_OK;
 }
 
-/* a of the served plane, as int8 says it. */
-static void served_middle(fs_expert_job *j, uint32_t count)
+static fs_status gather_dense(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, fs_detail *detail)
+{
+    fs_status st = FS_OK;
+    for (uint32_t i = 0; st == FS_OK && i < count; i++)
+        st = fs_rows_read(&rows->stream->h[FS_PLANE_DENSE], j->slot[i] / j->config->top_k, 1,
+                          j->h[FS_PLANE_DENSE] + i * j->hidden, detail);
+    return st;
+}
+
+/* a of the served plane to place, and as int8 says it. */
+static void served_middle(fs_expert_job *j, size_t place, uint32_t count)
 {
     fs_sub1_matmul(&j->sub1[FS_PART_GATE], j->x8_row, j->x_scale, j->gate_row, count);
     fs_sub1_matmul(&j->sub1[FS_PART_UP], j->x8_row, j->x_scale, j->up_row, count);
     for (uint32_t r = 0; r < count; r++) {
-        float *gate = j->gate_row[r], *a = j->a[FS_PLANE_SERVED] + r * j->inter;
+        float *gate = j->gate_row[r], *a = j->a_served + r * j->inter;
         j->kernels->silu_mul(gate, j->up_row[r], gate, j->inter);
-        int8_t *a8 = j->a8 + r * j->inter_pad;
-        j->a_scale[r] = j->kernels->quantize_i8(gate, a8, j->inter);
-        for (size_t c = 0; c < j->inter; c++) a[c] = (float)a8[c] * j->a_scale[r];
+        int8_t *a8 = j->a8 + (place + r) * j->inter_pad;
+        const float scale = j->a_scale[place + r] = j->kernels->quantize_i8(gate, a8, j->inter);
+        for (size_t c = 0; c < j->inter; c++) a[c] = (float)a8[c] * scale;
     }
 }
 
-static void dense_middle(fs_expert_job *j, uint32_t count)
+static void dense_middle(fs_expert_job *j, size_t place, uint32_t count)
 {
-    float *a = j->a[FS_PLANE_DENSE];
     const float *h = j->h[FS_PLANE_DENSE];
     fs_matmul(NULL, j->kernels, &j->dense.dense[FS_PART_GATE], h, j->hidden, j->gate, j->inter_pad, count);
     fs_matmul(NULL, j->kernels, &j->dense.dense[FS_PART_UP], h, j->hidden, j->up, j->inter_pad, count);
     for (uint32_t r = 0; r < count; r++)
-        j->kernels->silu_mul(j->gate_row[r], j->up_row[r], a + r * j->inter, j->inter);
+        j->kernels->silu_mul(j->gate_row[r], j->up_row[r], j->a_dense + (place + r) * j->inter, j->inter);
 }
 
 /* ---- quantising ---- */
@@ -185,22 +199,33 @@ static fs_status open_dense(fs_expert_job *j, const fs_layer_rows *rows, uint32_
     const fs_input *in = rows->stream->in;
     free(j->widened);
     j->widened = NULL;
+    j->num_kept = 0;
     fs_status st = fs_expert_find(&in->config, in->tensors, rows->layer, expert, range, detail);
     return st == FS_OK ? fs_expert_open(&in->config, range, &j->dense, &j->widened, detail) : st;
 }
 
-/* One part of the moments: of gate and up (their input is h), or of down (its input is a). */
-static fs_status add_chunk(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, bool of_down,
-                           double weight, fs_moments *m, fs_detail *detail)
+/* A chunk of the moments of gate and up. kept: its a of the dense plane is wanted at place. */
+static fs_status add_inputs(fs_expert_job *j, const fs_layer_rows *rows, size_t place, uint32_t count,
+                            bool kept, double weight, fs_moments *m, fs_detail *detail)
 {
-    fs_status st = gather(j, rows, count, m->drift != NULL, detail);
+    fs_status st = gather_served(j, rows, count, detail);
+    if (st == FS_OK && (m->drift || kept)) st = gather_dense(j, rows, count, detail);
     if (st != FS_OK) return st;
-    if (of_down) {
-        served_middle(j, count);
-        if (m->drift) dense_middle(j, count);
-    }
-    float *const *x = of_down ? j->a : j->h;
-    fs_moments_add(m, x[FS_PLANE_SERVED], m->drift ? x[FS_PLANE_DENSE] : NULL, count, weight);
+    if (kept) dense_middle(j, place, count);
+    fs_moments_add(m, j->h[FS_PLANE_SERVED], j->h[FS_PLANE_DENSE], count, weight);
+    return FS_OK;
+}
+
+/* A chunk of the moments of down. kept: its a of the dense plane is at place already. */
+static fs_status add_middles(fs_expert_job *j, const fs_layer_rows *rows, size_t place, uint32_t count,
+                             bool kept, double weight, fs_moments *m, fs_detail *detail)
+{
+    fs_status st = gather_served(j, rows, count, detail);
+    if (st == FS_OK && m->drift && !kept) st = gather_dense(j, rows, count, detail);
+    if (st != FS_OK) return st;
+    served_middle(j, place, count);
+    if (m->drift && !kept) dense_middle(j, place, count);
+    fs_moments_add(m, j->a_served, j->a_dense + place * j->inter, count, weight);
     return FS_OK;
 }
 
@@ -214,11 +239,15 @@ static fs_status gather_moments(fs_expert_job *j, const fs_layer_rows *rows, uin
                                 fs_expert_result *result, fs_moments *m, fs_detail *detail)
 {
     const uint64_t first = rows->start[expert], own = rows->held[expert] - first;
+    fs_status (*add)(fs_expert_job *, const fs_layer_rows *, size_t, uint32_t, bool, double, fs_moments *,
+                     fs_detail *) = of_down ? add_middles : add_inputs;
     fs_status st = FS_OK;
     for (uint64_t i = 0; st == FS_OK && i < own; i += CHUNK) {
-        uint32_t count = chunk_of(own - i);
+        const uint32_t count = chunk_of(own - i);
+        const size_t place = place_of(i, count);
         memcpy(j->slot, rows->slot + first + i, count * sizeof(*j->slot));
-        st = add_chunk(j, rows, count, of_down, 1, m, detail);
+        st = add(j, rows, place, count, place < KEPT, 1, m, detail);
+        if (st == FS_OK && of_down && place < KEPT) j->num_kept = i + count;
     }
     result->num_rows = own;
     result->borrowed = own < m->cols ? m->cols - own : 0;
@@ -227,7 +256,7 @@ static fs_status gather_moments(fs_expert_job *j, const fs_layer_rows *rows, uin
         uint32_t count = chunk_of(result->borrowed - i);
         for (uint32_t k = 0; k < count; k++)
             j->slot[k] = (i + k) * rows->num_calibration_rows / result->borrowed * j->config->top_k;
-        st = add_chunk(j, rows, count, of_down, borrowed_weight, m, detail);
+        st = add(j, rows, KEPT, count, false, borrowed_weight, m, detail);
     }
     return st;
 }
@@ -308,6 +337,7 @@ fs_status fs_expert_job_probe(fs_expert_job *j, const fs_layer_rows *rows, uint3
                             &blobs, detail);
     }
     fs_blobs_free(&blobs);
+    j->num_kept = 0; /* of the middle rates' */
     return st;
 }
 
@@ -322,16 +352,23 @@ static fs_status put(fs_expert_job *j, const fs_layer_rows *rows, int plane, uin
     return st;
 }
 
-static fs_status run_chunk(fs_expert_job *j, const fs_layer_rows *rows, uint32_t count, fs_detail *detail)
+/* The chunk that begins at the expert's row `at`. kept: its a is there from the moments. */
+static fs_status run_chunk(fs_expert_job *j, const fs_layer_rows *rows, uint64_t at, uint32_t count,
+                           bool kept, fs_detail *detail)
 {
-    fs_status st = gather(j, rows, count, true, detail);
-    if (st != FS_OK) return st;
-    served_middle(j, count);
-    fs_sub1_matmul(&j->sub1[FS_PART_DOWN], j->a8_row, j->a_scale, j->y_row, count);
+    const size_t place = kept ? (size_t)at : KEPT;
+    fs_status st = FS_OK;
+    if (!kept) {
+        st = gather_served(j, rows, count, detail);
+        if (st == FS_OK) st = gather_dense(j, rows, count, detail);
+        if (st != FS_OK) return st;
+        served_middle(j, place, count);
+        dense_middle(j, place, count);
+    }
+    fs_sub1_matmul(&j->sub1[FS_PART_DOWN], j->a8_row + place, j->a_scale + place, j->y_row, count);
     st = put(j, rows, FS_PLANE_SERVED, count, detail);
     if (st != FS_OK) return st;
-    dense_middle(j, count);
-    fs_matmul(NULL, j->kernels, &j->dense.dense[FS_PART_DOWN], j->a[FS_PLANE_DENSE], j->inter, j->y,
+    fs_matmul(NULL, j->kernels, &j->dense.dense[FS_PART_DOWN], j->a_dense + place * j->inter, j->inter, j->y,
               j->hidden_pad, count);
     return put(j, rows, FS_PLANE_DENSE, count, detail);
 }
@@ -339,14 +376,15 @@ static fs_status run_chunk(fs_expert_job *j, const fs_layer_rows *rows, uint32_t
 fs_status fs_expert_job_run(fs_expert_job *j, const fs_layer_rows *rows, uint32_t expert,
                             const fs_expert_blobs *blobs, fs_detail *detail)
 {
+    const uint64_t first = rows->start[expert], all = rows->start[expert + 1] - first, kept = j->num_kept;
     fs_expert_range range;
     fs_status st = open_dense(j, rows, expert, &range, detail);
     for (int part = 0; st == FS_OK && part < FS_NUM_EXPERT_PARTS; part++)
         st = fs_sub1_open(blobs->data[part], blobs->bytes[part], &j->sub1[part], detail);
-    for (uint64_t at = rows->start[expert]; st == FS_OK && at < rows->start[expert + 1]; at += CHUNK) {
-        uint32_t count = chunk_of(rows->start[expert + 1] - at);
-        memcpy(j->slot, rows->slot + at, count * sizeof(*j->slot));
-        st = run_chunk(j, rows, count, detail);
+    for (uint64_t at = 0, count; st == FS_OK && at < all; at += count) {
+        count = chunk_of((at < kept ? kept : all) - at);
+        memcpy(j->slot, rows->slot + first + at, count * sizeof(*j->slot));
+        st = run_chunk(j, rows, at, (uint32_t)count, at < kept, detail);
     }
     return st;
 }

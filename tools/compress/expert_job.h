@@ -54,7 +54,8 @@ FS_MUST_USE fs_status fs_expert_job_quantise(fs_expert_job *job, const fs_layer_
                                              const fs_quantise_rule rule[FS_NUM_EXPERT_PARTS],
                                              const fs_rate rate[FS_NUM_EXPERT_PARTS], fs_expert_blobs *blobs,
                                              fs_expert_result *result, fs_detail *detail);
-/* Runs the expert over all of its rows, compressed on the served plane and as it came on the dense one, to the stream's out files. */
+/* Runs the expert over all of its rows, compressed on the served plane and as it came on the dense one, to the stream's out files. Faster with
+ * the job that has just quantised it, which has kept some of what down gets. */
 FS_MUST_USE fs_status fs_expert_job_run(fs_expert_job *job, const fs_layer_rows *rows, uint32_t expert,
                                         const fs_expert_blobs *blobs, fs_detail *detail);
 

@@ -6,7 +6,8 @@
 #include "compute/kernels.h"
 #include "pattern.h"
 
-enum { BLOCK = FS_QUANTISE_BLOCK, L = FS_PATTERN_LANES, LAZY = 128 };
+enum { BLOCK = FS_QUANTISE_BLOCK, L = FS_PATTERN_LANES, LAZY = 128, HALVINGS = 10 };
+static const double scale_least = 0.25, scale_most = 16, zeros_near = 0.001;
 
 typedef struct {
     const fs_quantise_rule *rule;
@@ -55,7 +56,7 @@ static double largest(const float *w, uint32_t n)
     return sum;
 }
 
-static float magnitude(const fs_quantise_rule *rule, const float *w, size_t cols)
+static float magnitude(const fs_quantise_rule *rule, double scale, const float *w, size_t cols)
 {
     double base = 0;
     if (rule->n == 0)
@@ -63,7 +64,7 @@ static float magnitude(const fs_quantise_rule *rule, const float *w, size_t cols
     else
         for (size_t i = 0; i < cols; i += BLOCK)
             base += largest(w + i, rule->n) / (double)(rule->n * cols / BLOCK);
-    float a = fs_bf16_to_f32(fs_f32_to_bf16((float)(rule->scale * base)));
+    float a = fs_bf16_to_f32(fs_f32_to_bf16((float)(scale * base)));
     return isfinite(a) && a >= 0x1p-100f
                ? a
                : 0x1p-100f; /* a row of zeros: a value that is a bf16 and changes nothing */
@@ -266,35 +267,80 @@ static void refine(sweep *s)
 
 /* ---- all of it ---- */
 
+/* goal = W + carry * W C h^-1, C = drift / rows: what W would have to be for its served inputs to give what the uncompressed ones gave.
+ * Uses w for the product. */
+static void make_goal(sweep *s, const float *w)
+{
+    const int rows = (int)s->rows, n = (int)s->cols;
+    const fs_curvature *c = s->curvature;
+    memset(s->goal, 0, s->padded_rows * s->cols * sizeof(float));
+    memcpy(s->goal, w, s->rows * s->cols * sizeof(float));
+    if (!c->drift || s->rule->carry <= 0) return;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, n, n, (float)(s->rule->carry / c->rows), w,
+                n, c->drift, n, 0, s->w, n);
+    cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasTrans, CblasNonUnit, rows, n, 1, c->u, n, s->w,
+                n);
+    cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit, rows, n, 1, c->u, n, s->w,
+                n);
+    for (size_t i = 0; i < s->rows * s->cols; i++) s->goal[i] += s->w[i];
+}
+
 static void begin(sweep *s, const float *w, void *scratch)
 {
-    const size_t used = s->rows * s->cols, all = s->padded_rows * s->cols;
+    const size_t all = s->padded_rows * s->cols;
     s->goal = scratch;
     s->w = s->goal + all;
     s->q = s->w + all;
     s->e = s->q + all;
     s->a = s->e + s->padded_rows * LAZY;
     s->cost = s->a + s->padded_rows;
-    memset(s->goal, 0, all * sizeof(float));
-    memcpy(s->goal, w, used * sizeof(float));
-    if (s->curvature->carry && s->rule->carry > 0)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->rows, (int)s->cols, (int)s->cols,
-                    (float)s->rule->carry, w, (int)s->cols, s->curvature->carry, (int)s->cols, 1, s->goal,
-                    (int)s->cols);
-    memcpy(s->w, s->goal, all * sizeof(float));
+    make_goal(s, w);
+}
+
+static void quantise_at(sweep *s, double scale)
+{
+    memcpy(s->w, s->goal, s->padded_rows * s->cols * sizeof(float));
     for (size_t r = 0; r < s->padded_rows; r++) {
-        s->a[r] = magnitude(s->rule, s->goal + r * s->cols, s->cols);
+        s->a[r] = magnitude(s->rule, scale, s->goal + r * s->cols, s->cols);
         s->cost[r] = 0;
+    }
+    run_sweep(s);
+    make_gradient(s);
+    refine(s);
+}
+
+static uint64_t count_nonzeros(const sweep *s)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < s->rows * s->cols; i++) count += s->q[i] != 0;
+    return count;
+}
+
+/* Halves a range of scales: the larger the scale, the fewer weights are kept. */
+static void quantise_to_zeros(sweep *s)
+{
+    double low = scale_least, high = scale_most;
+    for (int i = 0; i < HALVINGS; i++) {
+        const double scale = (low + high) / 2;
+        quantise_at(s, scale);
+        const double over = 1 - (double)count_nonzeros(s) / (double)(s->rows * s->cols) - s->rule->zeros;
+        if (fabs(over) < zeros_near) return;
+        *(over > 0 ? &high : &low) = scale;
     }
 }
 
-/* Sum of goal h goal^T. Uses q for the product. */
+/* Sum of goal h goal^T: twice the upper triangle's part less the diagonal's, which is half the work. Uses w for the product. */
 static double measure_energy(sweep *s)
 {
-    const int rows = (int)s->rows, cols = (int)s->cols;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, cols, cols, 1, s->goal, cols,
-                s->curvature->h, cols, 0, s->q, cols);
-    return quadratic(s->q, s->goal, s->rows * s->cols);
+    const size_t n = s->cols, count = s->rows * n;
+    const float *h = s->curvature->h;
+    memcpy(s->w, s->goal, count * sizeof(float));
+    cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit, (int)s->rows, (int)n, 1, h,
+                (int)n, s->w, (int)n);
+    double sum = 2 * quadratic(s->w, s->goal, count);
+    for (size_t i = 0; i < count; i++)
+        sum -= (double)s->goal[i] * (double)s->goal[i] * (double)h[i % n * (n + 1)];
+    return sum;
 }
 
 /* Sum of (goal - q) h (goal - q)^T, by the gradient. */
@@ -312,11 +358,11 @@ void fs_quantise(const fs_quantise_rule *rule, const fs_curvature *curvature, co
     FS_ASSERT(s.cols % BLOCK == 0 && rule->n <= FS_QUANTISE_MAX_N);
     begin(&s, w, scratch);
     loss->energy = measure_energy(&s);
-    run_sweep(&s);
-    make_gradient(&s);
-    refine(&s);
+    if (rule->n == 0 && rule->zeros > 0)
+        quantise_to_zeros(&s);
+    else
+        quantise_at(&s, rule->scale);
     memcpy(q, s.q, s.rows * s.cols * sizeof(float));
     loss->error = measure_error(&s);
-    loss->nonzeros = 0;
-    for (size_t i = 0; i < s.rows * s.cols; i++) loss->nonzeros += q[i] != 0;
+    loss->nonzeros = count_nonzeros(&s);
 }

@@ -15,7 +15,7 @@ typedef struct {
     bool lossless, resume, dry_run;
     uint32_t threads, tokens, seed, method;
     uint64_t memory_bytes;
-    double scale, bits;
+    double scale, bits, zeros;
     const char *format, *calibration, *held_back, *report;
 } settings;
 
@@ -52,6 +52,13 @@ static const fs_conf_option options[] = {
     {OPTION("scale", FS_CONF_FLOAT, scale), .default_text = "0", .fmin = 0, .fmax = 100,
      .help = "Magnitude of a row over the mean of its kept weights (free: over its root mean square); 0: the "
              "format's own."},
+    {OPTION("zeros", FS_CONF_FLOAT, zeros), .default_text = "0", .fmin = 0, .fmax = 0.99,
+     .value_name = "SHARE",
+     .help = "With --format free: this share of every matrix's weights becomes 0, 0.85 to 0.92 for instance: "
+             "the more, the "
+             "smaller. The magnitude that does it is looked for, which takes ten sweeps where one would do; "
+             "0: as --scale "
+             "gives."},
     {OPTION("lossless", FS_CONF_BOOL, lossless),
      .help = "Pack experts that are ternary already, exactly; refuse any others. --format auto: blocked "
              "where every "
@@ -198,6 +205,7 @@ static fs_status calibrate(const fs_input *in, const char *out_dir, const settin
                                .text = {set->calibration, set->held_back, set->tokens, 256, set->seed},
                                .bits = set->bits,
                                .scale = set->scale,
+                               .zeros = set->zeros,
                                .memory_bytes = set->memory_bytes,
                                .threads = threads,
                                .resume = set->resume,
@@ -210,6 +218,10 @@ static fs_status calibrate(const fs_input *in, const char *out_dir, const settin
     }
     if (st == FS_OK && set->bits > 0 && strcmp(set->format, "auto") != 0)
         st = fs_fail(detail, FS_INVALID, "--bits chooses formats itself: leave --format out");
+    if (st == FS_OK && set->zeros > 0 && (o.rate.format != FS_SUB1_FREE || set->scale > 0))
+        st = fs_fail(detail, FS_INVALID,
+                     set->scale > 0 ? "--zeros looks for the scale itself: leave --scale out"
+                                    : "--zeros is for --format free");
     if (o.text.length > in->config.max_positions) o.text.length = in->config.max_positions;
     return st == FS_OK ? fs_compress_calibrated(in, out_dir, &o, detail) : st;
 }

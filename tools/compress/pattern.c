@@ -15,98 +15,121 @@
 
 enum { BLOCK = FS_QUANTISE_BLOCK, L = FS_PATTERN_LANES };
 
-/* The best pattern of each row so far: a code is 5 bits a nonzero, its column and its sign; 0 in the lowest bits is the last one. */
+/* A row a lane. Vectors, not loops: what is best so far must stay in registers. */
+typedef float lanes __attribute__((vector_size(sizeof(float) * L)));
+typedef int32_t lane_codes __attribute__((vector_size(sizeof(int32_t) * L)));
+
+/* The best pattern of each row so far: a code is 5 bits a nonzero, its column and its sign; 0 in the lowest bits is the last one.
+ * Patterns come in rising order of their codes. */
 typedef struct {
-    fs_lanes cost;
-    int32_t code[L];
+    lanes cost;
+    lane_codes code;
 } best_of;
 
-INLINE void consider(best_of *best, const fs_lanes base, const fs_lanes single, const fs_lanes square,
-                     float cross, int32_t code)
+INLINE void consider(best_of *best, const lanes *cost, const lane_codes *code)
 {
-    for (uint32_t l = 0; l < L; l++) {
-        float cost = base[l] + single[l] + square[l] * cross;
-        int32_t keep = -(best->cost[l] <= cost); /* all ones or none: a select that becomes a blend */
-        best->code[l] = (best->code[l] & keep) | (code & ~keep);
-        best->cost[l] = best->cost[l] <= cost ? best->cost[l] : cost;
-    }
+    lane_codes keep = best->cost <= *cost; /* all ones or none */
+    best->code = (best->code & keep) | (*code & ~keep);
+    best->cost = (lanes)(((lane_codes)best->cost & keep) | ((lane_codes)*cost & ~keep));
 }
 
-INLINE void extend(const fs_lanes base, const fs_lanes single, const fs_lanes square, float cross,
-                   fs_lanes out)
+/* Of equals the lower code. */
+INLINE void merge(best_of *best, const best_of *other)
 {
-    for (uint32_t l = 0; l < L; l++) out[l] = base[l] + single[l] + square[l] * cross;
+    lane_codes keep = (best->cost < other->cost) | ((best->cost == other->cost) & (best->code < other->code));
+    best->code = (best->code & keep) | (other->code & ~keep);
+    best->cost = (lanes)(((lane_codes)best->cost & keep) | ((lane_codes)other->cost & ~keep));
 }
 
 typedef struct {
     const float (*A)[BLOCK];
-    fs_lanes single[BLOCK][2]; /* what one nonzero costs alone: + and - */
-    fs_lanes square;           /* 2 a a */
+    lanes single[BLOCK][2]; /* what one nonzero costs alone: + and - */
+    lanes square;           /* 2 a a */
 } block_costs;
 
-INLINE float sign_of(uint32_t s)
+INLINE void find_one(const block_costs *b, best_of *best)
 {
-    return s ? -1.0f : 1.0f;
+    for (int32_t i = 0; i < BLOCK; i++)
+        for (int32_t si = 0; si < 2; si++) {
+            lane_codes code = (lane_codes){0} + (2 * i + si);
+            consider(best, &b->single[i][si], &code);
+        }
 }
 
-INLINE void third(const block_costs *b, const fs_lanes base, uint32_t i, float si, uint32_t j, float sj,
-                  int32_t code, best_of *best)
+/* The four signs of a pair have a best each, so that no comparison waits for the one before it. */
+INLINE void find_two(const block_costs *b, best_of best[4])
 {
-    for (uint32_t k = j + 1; k < BLOCK; k++) {
-        float cross = si * b->A[i][k] + sj * b->A[j][k];
-        consider(best, base, b->single[k][0], b->square, cross, code << 5 | (int32_t)(2 * k));
-        consider(best, base, b->single[k][1], b->square, -cross, code << 5 | (int32_t)(2 * k + 1));
-    }
-}
-
-INLINE void second(const block_costs *b, uint32_t n, uint32_t i, uint32_t si, best_of *best)
-{
-    for (uint32_t j = i + 1; j < BLOCK; j++) {
-        for (uint32_t sj = 0; sj < 2; sj++) {
-            float cross = sign_of(si) * sign_of(sj) * b->A[i][j];
-            int32_t code = (int32_t)((2 * i + si) << 5 | (2 * j + sj));
-            if (n == 2) {
-                consider(best, b->single[i][si], b->single[j][sj], b->square, cross, code);
-            } else {
-                fs_lanes base;
-                extend(b->single[i][si], b->single[j][sj], b->square, cross, base);
-                third(b, base, i, sign_of(si), j, sign_of(sj), code, best);
+    for (int32_t i = 0; i < BLOCK; i++)
+        for (int32_t j = i + 1; j < BLOCK; j++) {
+            const lanes cross = b->square * b->A[i][j];
+            for (int32_t s = 0; s < 4; s++) {
+                const int32_t si = s >> 1, sj = s & 1;
+                const lanes sum = b->single[i][si] + b->single[j][sj];
+                const lanes cost = si == sj ? sum + cross : sum - cross;
+                const lane_codes code = (lane_codes){0} + ((2 * i + si) << 5 | (2 * j + sj));
+                consider(&best[s], &cost, &code);
             }
         }
+}
+
+/* The third nonzero of a pair whose cost is base. */
+INLINE void find_third(const block_costs *b, const lanes *base, int32_t i, float si, int32_t j, float sj,
+                       int32_t code, best_of best[2])
+{
+    for (int32_t k = j + 1; k < BLOCK; k++) {
+        const lanes cross = b->square * (si * b->A[i][k] + sj * b->A[j][k]);
+        const lanes plus = *base + b->single[k][0] + cross, minus = *base + b->single[k][1] - cross;
+        const lane_codes first = (lane_codes){0} + (code << 5 | 2 * k), second = first + 1;
+        consider(&best[0], &plus, &first);
+        consider(&best[1], &minus, &second);
     }
 }
 
-EACH_ISA static void search(const block_costs *b, uint32_t n, best_of *best)
+INLINE void find_three(const block_costs *b, best_of best[4])
 {
-    static const fs_lanes zero;
-    for (uint32_t i = 0; i + n <= BLOCK; i++) {
-        for (uint32_t si = 0; si < 2; si++) {
-            if (n == 1)
-                consider(best, zero, b->single[i][si], b->square, 0, (int32_t)(2 * i + si));
-            else
-                second(b, n, i, si, best);
-        }
-    }
+    for (int32_t i = 0; i < BLOCK; i++)
+        for (int32_t j = i + 1; j < BLOCK; j++)
+            for (int32_t s = 0; s < 4; s++) {
+                const float si = s & 2 ? -1.0f : 1.0f, sj = s & 1 ? -1.0f : 1.0f;
+                const lanes base = b->single[i][s >> 1] + b->single[j][s & 1] +
+                                   b->square * (si * sj * b->A[i][j]);
+                find_third(b, &base, i, si, j, sj, (2 * i + (s >> 1)) << 5 | (2 * j + (s & 1)),
+                           best + (s & 2));
+            }
+}
+
+EACH_ISA static void search(const block_costs *b, uint32_t n, int32_t code[L])
+{
+    static const int32_t first[FS_QUANTISE_MAX_N + 1] = {0, 0, 2, 2 << 5 | 4}; /* the first columns, all + */
+    best_of best[4];
+    for (int s = 0; s < 4; s++) best[s] = (best_of){(lanes){0} + FLT_MAX, (lane_codes){0} + first[n]};
+    if (n == 1)
+        find_one(b, &best[0]);
+    else if (n == 2)
+        find_two(b, best);
+    else
+        find_three(b, best);
+    for (int s = 1; s < 4; s++) merge(&best[0], &best[s]);
+    memcpy(code, &best[0].code, sizeof(best[0].code));
 }
 
 void fs_pattern_best(uint32_t n, const float A[BLOCK][BLOCK], const fs_lanes c[BLOCK], const fs_lanes a,
                      fs_lanes q[BLOCK])
 {
     block_costs b = {.A = A};
-    best_of best = {0};
+    int32_t code[L];
     for (uint32_t l = 0; l < L; l++) {
-        best.cost[l] = FLT_MAX;
         b.square[l] = 2 * a[l] * a[l];
         for (uint32_t i = 0; i < BLOCK; i++) {
             b.single[i][0][l] = a[l] * a[l] * A[i][i] - 2 * a[l] * c[i][l];
             b.single[i][1][l] = a[l] * a[l] * A[i][i] + 2 * a[l] * c[i][l];
         }
     }
-    search(&b, n, &best);
+    search(&b, n, code);
     memset(q, 0, sizeof(fs_lanes) * BLOCK);
     for (uint32_t l = 0; l < L; l++)
         for (uint32_t k = 0; k < n; k++) {
-            uint32_t one = (uint32_t)best.code[l] >> 5 * k & 31;
+            uint32_t one = (uint32_t)code[l] >> 5 * k & 31;
             q[one / 2][l] = one % 2 ? -a[l] : a[l];
         }
 }

@@ -10,8 +10,8 @@
 
 typedef float fs_lanes[FS_PATTERN_LANES];
 
-/* Minimises q A q^T - 2 c q^T over the rows' values q, of which exactly n of 16 are not 0 and those are +a or -a, by looking at every
- * such pattern (n 1, 2) or, for n = 3, at every pattern that changes two of the three at a time from the best of n = 2.
+/* Minimises q A q^T - 2 c q^T over the rows' values q, of which exactly n of 16 (n 1 to 3) are not 0 and those are +a or -a, by looking
+ * at every such pattern.
  *   A [16][16] symmetric positive definite, the same for all rows; c, q [16] lanes; a: magnitudes, > 0
  * Ties: the first pattern in order of columns, + before -. */
 void fs_pattern_best(uint32_t n, const float A[FS_QUANTISE_BLOCK][FS_QUANTISE_BLOCK],

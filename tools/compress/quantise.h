@@ -23,46 +23,51 @@ typedef struct {
     double
         scale; /* a = scale * the mean magnitude of the row's kept weights (n = 0: the row's root mean square) */
     double threshold; /* n = 0: a weight is kept above this fraction of a */
-    double damping;   /* added to the moments' diagonal, in means of the diagonal */
-    double carry;     /* share of the error of earlier layers that the matrix takes on, 0 to 1 */
-    uint32_t rounds;  /* of coordinate descent after the sweep */
+    double
+        zeros; /* n = 0: > 0: the scale is looked for that leaves this share of the weights 0, from 0.01 to 0.99 */
+    double damping;  /* added to the moments' diagonal, in means of the diagonal */
+    double carry;    /* share of the error of earlier layers that the matrix takes on, 0 to 1 */
+    uint32_t rounds; /* of coordinate descent after the sweep */
 } fs_quantise_rule;
 
-/* Second moments of a matrix's inputs, as it is served (x) and as the uncompressed model had it (d), for the same rows. */
+/* Second moments of a matrix's inputs, as it is served (x) and as the uncompressed model had it (d), for the same rows. Products are summed
+ * in float32 over FS_MOMENTS_FLUSH rows, from there on in float64; the drift, which nothing is inverted of, in float32. */
 typedef struct {
     uint32_t cols;
-    double *served; /* [cols][cols] sum of x x^T, upper triangle */
-    double *drift;  /* [cols][cols] sum of (d - x) x^T; NULL: not gathered */
+    double *served; /* [cols][cols] sum of x x^T, upper triangle, but for the rows that are pending */
+    float *drift;   /* [cols][cols] sum of (d - x) x^T; NULL: not gathered */
     double rows;    /* sum of the weights of the rows */
-    float *product; /* [cols][cols] scratch */
-    float *scaled;  /* [FS_MOMENTS_ROWS][cols] scratch */
+    float *product; /* [cols][cols] of the pending rows, upper triangle */
+    float *apart;   /* [FS_MOMENTS_ROWS][cols] scratch */
+    uint32_t pending;
 } fs_moments;
 
-#define FS_MOMENTS_ROWS                                                                                      \
-    256u /* a call: products are summed in float32 over so many rows, from there on in float64 */
+#define FS_MOMENTS_ROWS  256u /* a call */
+#define FS_MOMENTS_FLUSH 2048u
 
 size_t fs_moments_bytes(uint32_t cols, bool with_drift);
 /* In memory of fs_moments_bytes, 64-byte aligned, borrowed. All zero. */
 void fs_moments_init(fs_moments *moments, uint32_t cols, bool with_drift, void *memory);
 /* x, d [rows][cols]; rows <= FS_MOMENTS_ROWS; weight: how much each row counts. d: NULL without drift. */
 void fs_moments_add(fs_moments *moments, const float *x, const float *d, uint32_t rows, double weight);
+/* No row is pending. */
+void fs_moments_flush(fs_moments *moments);
 
 /* What the sweep needs of the moments: in memory of fs_curvature_bytes. */
 typedef struct {
     uint32_t cols;
-    double damping;  /* that was needed: more than asked for where the moments were nearly singular */
-    double *inverse; /* [cols][cols] of the damped moments; full */
-    float *h;        /* [cols][cols] damped moments over the number of rows; full */
-    float *u;        /* [cols][cols] upper triangular, u^T u = inverse of h; zeros below */
-    float *
-        carry; /* [cols][cols] C h^-1, C the drift's mean: a row w becomes w + share * w * carry; NULL: no drift */
+    double damping;     /* that was needed: more than asked for where the moments were nearly singular */
+    float *h;           /* [cols][cols] damped moments over the number of rows; full */
+    float *u;           /* [cols][cols] upper triangular, u^T u = inverse of h; zeros below */
+    const float *drift; /* [cols][cols] the moments'; borrowed. NULL: none */
+    double rows;
 } fs_curvature;
 
-size_t fs_curvature_bytes(uint32_t cols, bool with_drift);
-/* FS_INVALID: a moment is not finite, or no damping makes them positive definite; FS_INTERNAL: the linear algebra library computes
- * wrong results on this machine (a check that costs a matrix-vector product). */
-FS_MUST_USE fs_status fs_curvature_make(const fs_moments *moments, double damping, fs_curvature *out,
-                                        void *memory, fs_detail *detail);
+size_t fs_curvature_bytes(uint32_t cols);
+/* Flushes the moments, which must outlive the curvature. FS_INVALID: a moment is not finite, or no damping makes them positive definite;
+ * FS_INTERNAL: the linear algebra library computes wrong results on this machine (a check that costs a few matrix-vector products). */
+FS_MUST_USE fs_status fs_curvature_make(fs_moments *moments, double damping, fs_curvature *out, void *memory,
+                                        fs_detail *detail);
 
 /* What a matrix lost, in the moments' measure: mean over the calibration rows of |W d - Q x|^2 and of |W d|^2, up to drift. */
 typedef struct {

@@ -54,8 +54,16 @@ static bool is_held_back(const fs_text_choice *choice, uint64_t i)
     return !choice->held_back && i % HELD_BACK_EVERY == HELD_BACK_EVERY / 2;
 }
 
-static fs_status cut(const fs_text_choice *choice, const tokens *t, const tokens *held, fs_windows *w,
-                     fs_detail *detail)
+/* As prompts are served: behind the token that begins a text, where the model has one. */
+static void begin_text(const fs_model_config *config, uint32_t *window, uint32_t length)
+{
+    if (config->bos_token_id < 0) return;
+    memmove(window + 1, window, (length - 1) * sizeof(*window));
+    window[0] = (uint32_t)config->bos_token_id;
+}
+
+static fs_status cut(const fs_model_config *config, const fs_text_choice *choice, const tokens *t,
+                     const tokens *held, fs_windows *w, fs_detail *detail)
 {
     const uint32_t length = choice->length;
     uint64_t all = t->count / length, take = all, apart = held->count / length, split = 0;
@@ -74,6 +82,7 @@ static fs_status cut(const fs_text_choice *choice, const tokens *t, const tokens
         uint64_t from = i * all / take, among = (i + 1) * all / take - from; /* evenly from all of the text */
         from += fs_random_below(&random, (uint32_t)among);
         memcpy(*to, t->token + from * length, length * sizeof(**to));
+        if (to == &used) begin_text(config, used, length);
         *to += length;
     }
     if (apart) memcpy(back, held->token, apart * length * sizeof(*back));
@@ -88,7 +97,7 @@ fs_status fs_windows_load(const fs_input *in, const fs_text_choice *choice, fs_w
     fs_status st = fs_tokenizer_load(in->dir, &tokenizer, detail);
     if (st == FS_OK) st = encode_file(in, tokenizer, choice->calibration, &text, detail);
     if (st == FS_OK && choice->held_back) st = encode_file(in, tokenizer, choice->held_back, &held, detail);
-    if (st == FS_OK) st = cut(choice, &text, &held, out, detail);
+    if (st == FS_OK) st = cut(&in->config, choice, &text, &held, out, detail);
     free(text.token);
     free(held.token);
     fs_tokenizer_destroy(tokenizer);

@@ -41,7 +41,7 @@ static problem *make_problem(bool with_drift)
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < COLS; c++) p->w[r][c] = centred(&random);
     p->moments_memory = fs_alloc_aligned(fs_moments_bytes(COLS, with_drift));
-    p->curvature_memory = fs_alloc_aligned(fs_curvature_bytes(COLS, with_drift));
+    p->curvature_memory = fs_alloc_aligned(fs_curvature_bytes(COLS));
     p->scratch = fs_alloc_aligned(fs_quantise_scratch_bytes(ROWS, COLS));
     fs_moments_init(&p->moments, COLS, with_drift, p->moments_memory);
     fs_moments_add(&p->moments, p->x[0], with_drift ? p->d[0] : NULL, INPUTS, 1);
@@ -92,6 +92,7 @@ static void moments_are_sums_of_products(void **state)
     problem *p = make_problem(true);
     fs_moments_add(&p->moments, p->x[0], p->d[0], 10, 0.5);
     assert_true(p->moments.rows == INPUTS + 5);
+    fs_moments_flush(&p->moments);
     for (int i = 0; i < COLS; i += 5)
         for (int j = i; j < COLS; j += 3) {
             double served = 0, drift = 0;
@@ -101,25 +102,43 @@ static void moments_are_sums_of_products(void **state)
                 drift += weight * (double)(p->d[k][i] - p->x[k][i]) * (double)p->x[k][j];
             }
             assert_true(fabs(p->moments.served[i * COLS + j] - served) < 1e-3);
-            assert_true(fabs(p->moments.drift[i * COLS + j] - drift) < 1e-3);
+            assert_true(fabs((double)p->moments.drift[i * COLS + j] - drift) < 1e-3);
         }
     free_problem(p);
 }
 
+/* 40 times the rows, over FLUSH, count 40 times. */
+static void moments_of_many_rows_lose_nothing(void **state)
+{
+    problem *few = make_problem(false), *many = make_problem(false);
+    fs_moments_flush(&few->moments);
+    for (int i = 1; i < 40; i++) fs_moments_add(&many->moments, many->x[0], NULL, INPUTS, 1);
+    assert_true(40 * INPUTS > FS_MOMENTS_FLUSH && many->moments.rows == 40 * INPUTS);
+    fs_moments_flush(&many->moments);
+    for (int i = 0; i < COLS; i++)
+        for (int j = i; j < COLS; j++) {
+            double expected = 40 * few->moments.served[i * COLS + j];
+            assert_true(fabs(many->moments.served[i * COLS + j] - expected) < 1e-5 * 40 * INPUTS);
+        }
+    free_problem(few);
+    free_problem(many);
+}
+
+/* u h u^T = 1, which is u^T u = inverse of h. */
 static void curvature_factors_the_inverse(void **state)
 {
     problem *p = make_problem(false);
     make_curvature(p);
+    const float *h = p->curvature.h, *u = p->curvature.u;
     for (int i = 0; i < COLS; i++)
         for (int j = 0; j < COLS; j++) {
-            double unit = 0, product = 0;
-            for (int k = 0; k < COLS; k++) {
-                unit += (double)p->curvature.h[i * COLS + k] * p->curvature.inverse[k * COLS + j];
-                product += (double)p->curvature.u[k * COLS + i] * (double)p->curvature.u[k * COLS + j];
-            }
-            assert_true(fabs(unit - (i == j)) < 1e-4);
-            assert_true(fabs(product - p->curvature.inverse[i * COLS + j]) < 1e-4);
-            assert_true(j >= i || p->curvature.u[i * COLS + j] == 0);
+            double product = 0;
+            for (int k = 0; k < COLS; k++)
+                for (int l = 0; l < COLS; l++)
+                    product += (double)u[i * COLS + k] * (double)h[k * COLS + l] * (double)u[j * COLS + l];
+            assert_true(fabs(product - (i == j)) < 1e-4);
+            assert_true(h[i * COLS + j] == h[j * COLS + i]);
+            assert_true(j >= i || u[i * COLS + j] == 0);
         }
     free_problem(p);
 }
@@ -200,6 +219,21 @@ static void free_keeps_what_is_above_the_threshold(void **state)
     free_problem(p);
 }
 
+static void a_share_of_zeros_is_hit(void **state)
+{
+    problem *p = make_problem(false);
+    make_curvature(p);
+    float q[ROWS][COLS];
+    for (double zeros = 0.7; zeros < 0.95; zeros += 0.1)
+        for (uint32_t rounds = 0; rounds < 3; rounds += 2) {
+            fs_quantise_rule how = {
+                .n = 0, .scale = 1, .threshold = 0.5, .zeros = zeros, .damping = 0.01, .rounds = rounds};
+            double share = 1 - (double)quantise(p, &how, q).nonzeros / (ROWS * COLS);
+            assert_true(fabs(share - zeros) < 0.01);
+        }
+    free_problem(p);
+}
+
 static void the_same_problem_gives_the_same_bits(void **state)
 {
     float q[2][ROWS][COLS];
@@ -277,12 +311,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(moments_are_sums_of_products),
+        cmocka_unit_test(moments_of_many_rows_lose_nothing),
         cmocka_unit_test(curvature_factors_the_inverse),
         cmocka_unit_test(every_block_of_a_row_has_n_nonzeros_of_one_magnitude),
         cmocka_unit_test(the_loss_is_what_the_outputs_lose),
         cmocka_unit_test(feedback_patterns_and_rounds_each_lower_the_error),
         cmocka_unit_test(carry_takes_on_the_error_of_the_layers_before),
         cmocka_unit_test(free_keeps_what_is_above_the_threshold),
+        cmocka_unit_test(a_share_of_zeros_is_hit),
         cmocka_unit_test(the_same_problem_gives_the_same_bits),
         cmocka_unit_test(singular_moments_get_more_damping),
         cmocka_unit_test(no_rows_at_all_quantise_as_if_columns_were_independent),
