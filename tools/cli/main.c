@@ -18,6 +18,7 @@ static const subcommand table[] = {
     {"eval", NULL, fs_cli_eval, "tell a model's perplexity on a text"},
     {"synth", NULL, fs_cli_synth, "write a model directory of random weights, of any real shape"},
     {"bench", "serve", fs_cli_bench_serve, "measure a cluster: tokens a second, latencies, where time goes"},
+    {"bench", "sub1", fs_cli_bench_sub1, "measure compressed products beside bf16, ggml and a memory read"},
     {"trace", "record", fs_cli_trace_record,
      "write what a cluster does under load, and which experts it visits, to a file"},
     {"trace", "replay", fs_cli_trace_replay, "what a trace says of caches, schedules and predictions"},
