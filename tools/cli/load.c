@@ -71,6 +71,9 @@ typedef struct {
     const fs_load_options *options;
     fs_generation *stream;    /* [streams]; one that is not running has done set */
     double *ttft, *per_token; /* [requests] ms, of those that finished */
+    double *gap;              /* [max_gaps] ms */
+    int64_t *piece_ns;        /* [streams] when each stream's last piece came; 0: none yet */
+    size_t num_gaps, max_gaps;
     uint32_t started, ended, finished, num_per_token;
     fs_load_result *row;
 } bench;
@@ -82,17 +85,27 @@ static int compare(const void *a, const void *b)
 }
 
 /* The nearest rank. */
-static double quantile(double *values, uint32_t count, double q)
+static double quantile(double *values, size_t count, double q)
 {
     if (count == 0) return 0;
     qsort(values, count, sizeof(*values), compare);
-    uint32_t rank = (uint32_t)(q * count);
+    size_t rank = (size_t)(q * (double)count);
     return values[rank < count ? rank : count - 1];
+}
+
+static void on_piece(fs_generation *g, const char *text, size_t size)
+{
+    bench *b = g->arg;
+    int64_t now_ns = fs_clock_now(fs_clock_system()), *last_ns = &b->piece_ns[g - b->stream];
+    if (*last_ns && b->num_gaps < b->max_gaps)
+        b->gap[b->num_gaps++] = (double)(now_ns - *last_ns) / FS_NS_PER_MS;
+    *last_ns = now_ns;
 }
 
 static fs_status start_one(bench *b, fs_generation *g, fs_detail *detail)
 {
-    *g = (fs_generation){0};
+    *g = (fs_generation){.on_text = on_piece, .arg = b};
+    b->piece_ns[g - b->stream] = 0;
     const fs_generation_request request = {.prompt = prompts[b->started % NUM_PROMPTS],
                                            .has_max_tokens = true,
                                            .max_tokens = b->options->max_tokens,
@@ -158,7 +171,10 @@ fs_status fs_load_run(fs_cli *cli, const fs_load_options *o, fs_load_result *r, 
     b.stream = calloc(r->streams, sizeof(*b.stream));
     b.ttft = calloc(r->requests, sizeof(double));
     b.per_token = calloc(r->requests, sizeof(double));
-    fs_status st = b.stream && b.ttft && b.per_token
+    b.piece_ns = calloc(r->streams, sizeof(*b.piece_ns));
+    b.max_gaps = (size_t)r->requests * o->max_tokens;
+    b.gap = calloc(b.max_gaps, sizeof(double));
+    fs_status st = b.stream && b.ttft && b.per_token && b.piece_ns && b.gap
                        ? read_counters(cli, &before, detail)
                        : fs_fail(detail, FS_NO_MEMORY, "no memory for the results");
     if (st == FS_OK) {
@@ -172,6 +188,8 @@ fs_status fs_load_run(fs_cli *cli, const fs_load_options *o, fs_load_result *r, 
         fs_load_add(&r->counters, &before, -1);
         for (uint32_t i = 0; i < b.num_per_token; i++)
             r->per_token_mean_ms += b.per_token[i] / b.num_per_token;
+        for (size_t i = 0; i < b.num_gaps; i++) r->gap_ms[0] += b.gap[i] / (double)b.num_gaps;
+        r->gap_ms[1] = quantile(b.gap, b.num_gaps, 0.95);
         for (int i = 0; i < 2; i++) {
             r->ttft_ms[i] = quantile(b.ttft, b.finished, i ? 0.95 : 0.5);
             r->per_token_ms[i] = quantile(b.per_token, b.num_per_token, i ? 0.95 : 0.5);
@@ -180,6 +198,8 @@ fs_status fs_load_run(fs_cli *cli, const fs_load_options *o, fs_load_result *r, 
     free(b.stream);
     free(b.ttft);
     free(b.per_token);
+    free(b.piece_ns);
+    free(b.gap);
     return st;
 }
 

@@ -30,6 +30,7 @@ typedef struct {
     uint64_t tokens;
     double seconds, ttft_ms[2], per_token_ms[2]; /* p50, p95 */
     double per_token_mean_ms;
+    double gap_ms[2]; /* between a generation's pieces of text, as they came: mean, p95 */
     fs_load_counters counters;
     char error[256]; /* of the first that failed */
 } fs_load_result;

@@ -19,6 +19,8 @@ static const subcommand table[] = {
     {"synth", NULL, fs_cli_synth, "write a model directory of random weights, of any real shape"},
     {"bench", "serve", fs_cli_bench_serve, "measure a cluster: tokens a second, latencies, where time goes"},
     {"bench", "sub1", fs_cli_bench_sub1, "measure compressed products beside bf16, ggml and a memory read"},
+    {"bench", "lookahead", fs_cli_bench_lookahead,
+     "what knowing routes ahead gains: cache hits, time a token"},
     {"trace", "record", fs_cli_trace_record,
      "write what a cluster does under load, and which experts it visits, to a file"},
     {"trace", "replay", fs_cli_trace_replay, "what a trace says of caches, schedules and predictions"},
@@ -35,7 +37,7 @@ static void print_help(FILE *out)
         char name[32];
         snprintf(name, sizeof(name), "%s%s%s", table[i].name, table[i].second ? " " : "",
                  table[i].second ? table[i].second : "");
-        fprintf(out, "  %-13s %s\n", name, table[i].summary);
+        fprintf(out, "  %-15s %s\n", name, table[i].summary);
     }
     fprintf(out, "\n`foresight COMMAND --help` lists a command's options. Exit status: 0 done, 1 failed, 2 "
                  "wrong options, 130 interrupted.\n");

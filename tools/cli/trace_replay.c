@@ -3,12 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/cache_rows.h"
 #include "cli/cli.h"
-#include "sim/cache_replay.h"
 #include "sim/recall.h"
 #include "sim/visits.h"
 
-enum { MAX_TRACE_BYTES = 1 << 30, MAX_SHARES = 16 };
+enum { MAX_TRACE_BYTES = 1 << 30 };
 
 typedef struct {
     const char *memory;
@@ -36,73 +36,13 @@ static const fs_conf_spec spec = {
     .summary = "Replays a router's trace: cache hits of every policy, and how well visits can be foretold.",
     .options = table};
 
-/* The columns, in order; after them the optimum. */
-static const struct {
-    const char *name;
-    fs_cache_policy policy;
-    bool hints, prefetch;
-} hows[] = {
-    {"lru", FS_CACHE_LRU, false, false},
-    {"lfu", FS_CACHE_LFU, false, false},
-    {"lfru", FS_CACHE_LFRU, false, false},
-    {"no hints", FS_CACHE_LOOKAHEAD, false, false},
-    {"lookahead", FS_CACHE_LOOKAHEAD, true, false},
-    {"prefetch", FS_CACHE_LOOKAHEAD, true, true},
-};
-enum { NUM_HOWS = sizeof(hows) / sizeof(*hows) };
-
-/* Of one share of memory. */
-typedef struct {
-    uint32_t percent, room;
-    fs_cache_stats stats[NUM_HOWS];
-    fs_cache_optimum optimum;
-} row;
-
 typedef struct {
     const char *file;
     fs_visits visits;
     fs_recall recall[FS_RECALL_MAX_DISTANCE];
     uint32_t num_recall, num_rows;
-    row rows[MAX_SHARES];
+    fs_cache_row rows[FS_CACHE_ROWS];
 } results;
-
-static fs_status run_row(const fs_visits *v, row *r, fs_detail *detail)
-{
-    uint64_t room = (uint64_t)fs_visits_num_keys(v) * r->percent / 100;
-    r->room = room > 0 ? (uint32_t)room : 1;
-    fs_status st = fs_cache_replay_optimum(v, r->room, &r->optimum, detail);
-    for (int i = 0; st == FS_OK && i < NUM_HOWS; i++) {
-        const fs_cache_replay_options o = {
-            .policy = hows[i].policy, .hints = hows[i].hints, .prefetch = hows[i].prefetch, .room = r->room};
-        st = fs_cache_replay_run(v, &o, &r->stats[i], detail);
-    }
-    return st;
-}
-
-/* ---- output ---- */
-
-static double share(uint64_t part, uint64_t whole)
-{
-    return whole ? 100.0 * (double)part / (double)whole : 0;
-}
-
-static double hits(const fs_visits *v, const row *r, int how)
-{
-    return share(r->stats[how].hits, v->num_keys);
-}
-
-static json_t *row_json(const fs_visits *v, const row *r)
-{
-    json_t *list = json_object();
-    for (int i = 0; i < NUM_HOWS; i++)
-        json_object_set_new(list, hows[i].name, json_real(hits(v, r, i) / 100));
-    json_object_set_new(list, "optimum", json_real(share(r->optimum.hits, v->num_keys) / 100));
-    const fs_cache_stats *p = &r->stats[NUM_HOWS - 1];
-    return json_pack("{s:i, s:i, s:o, s:I, s:I, s:I, s:I}", "percent", (int)r->percent, "experts",
-                     (int)r->room, "hits", list, "loads", (json_int_t)p->loads, "optimum_loads",
-                     (json_int_t)r->optimum.misses, "prefetched", (json_int_t)p->prefetched_bytes, "wasted",
-                     (json_int_t)p->wasted_bytes);
-}
 
 static json_t *recall_json(const fs_recall *r)
 {
@@ -116,29 +56,13 @@ static void print_json(const results *r)
     const fs_visits *v = &r->visits;
     json_t *recall = json_array(), *cache = json_array();
     for (uint32_t i = 0; i < r->num_recall; i++) json_array_append_new(recall, recall_json(&r->recall[i]));
-    for (uint32_t i = 0; i < r->num_rows; i++) json_array_append_new(cache, row_json(v, &r->rows[i]));
+    for (uint32_t i = 0; i < r->num_rows; i++)
+        json_array_append_new(cache, fs_cache_row_json(v, &r->rows[i]));
     fs_cli_print_json(json_pack("{s:s, s:b, s:i, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "trace", r->file, "cut",
                                 v->cut, "requests", (int)v->num_arrivals, "tokens", (json_int_t)v->num_tokens,
                                 "steps", (json_int_t)v->num_steps, "visits", (json_int_t)v->num_visits,
                                 "expert_visits", (json_int_t)v->num_keys, "seconds",
                                 (double)v->duration_ns / FS_NS_PER_S, "predictor", recall, "cache", cache));
-}
-
-static void print_cache(const fs_visits *v, const row *rows, uint32_t num_rows)
-{
-    printf("\ncache hits, %% of %zu visits to experts:\n%8s", v->num_keys, "memory");
-    for (int i = 0; i < NUM_HOWS; i++) printf(" %10s", hows[i].name);
-    printf(" %10s %8s %8s\n", "optimum", "loads", "wasted");
-    for (uint32_t i = 0; i < num_rows; i++) {
-        const fs_cache_stats *p = &rows[i].stats[NUM_HOWS - 1];
-        printf("%6u %%", rows[i].percent);
-        for (int how = 0; how < NUM_HOWS; how++) printf(" %10.1f", hits(v, &rows[i], how));
-        printf(" %10.1f %8.2f %6.2f %%\n", share(rows[i].optimum.hits, v->num_keys),
-               share(p->loads, rows[i].optimum.misses) / 100, share(p->wasted_bytes, p->prefetched_bytes));
-    }
-    printf("(prefetch: what is announced is loaded ahead, and loads take no time; loads: its loads for each "
-           "of the optimum's, which\n"
-           " loads on demand; wasted: of what was prefetched, let go before it was used)\n");
 }
 
 static void print_recall(const fs_recall *recall, uint32_t num)
@@ -160,7 +84,7 @@ static void print_text(const results *r)
     printf("%.1f rows a step, which visit %.1f of %u experts in each of %u layers\n",
            v->num_steps ? (double)v->num_tokens / (double)v->num_steps : 0,
            (double)v->num_keys / (double)v->num_visits, v->model.num_experts, v->model.num_moe_layers);
-    print_cache(v, r->rows, r->num_rows);
+    fs_cache_rows_print(v, r->rows, r->num_rows);
     if (r->num_recall) print_recall(r->recall, r->num_recall);
 }
 
@@ -173,15 +97,17 @@ static fs_status replay(results *r, fs_detail *detail)
     if (st == FS_OK) st = fs_visits_read(bytes.data, bytes.size, r->file, &r->visits, detail);
     fs_buffer_free(&bytes);
     if (st == FS_OK) st = fs_recall_run(&r->visits, r->recall, &r->num_recall, detail);
-    for (uint32_t i = 0; st == FS_OK && i < r->num_rows; i++) st = run_row(&r->visits, &r->rows[i], detail);
+    for (uint32_t i = 0; st == FS_OK && i < r->num_rows; i++)
+        st = fs_cache_row_run(&r->visits, &r->rows[i], detail);
     return st;
 }
 
 static int run(const replay_options *o, results *r)
 {
-    uint32_t percent[MAX_SHARES];
+    uint32_t percent[FS_CACHE_ROWS];
     fs_detail detail = {0};
-    fs_status st = fs_cli_parse_list("memory", o->memory, 1, 100, percent, MAX_SHARES, &r->num_rows, &detail);
+    fs_status st = fs_cli_parse_list("memory", o->memory, 1, 100, percent, FS_CACHE_ROWS, &r->num_rows,
+                                     &detail);
     if (st != FS_OK) {
         fs_cli_complain("trace replay", "%s", detail.text);
         return FS_EXIT_USAGE;
