@@ -93,6 +93,11 @@ def test_a_recorded_trace_tells_every_token_and_its_experts_before_it_runs(tmp_p
     assert code == 0 and len({round(v, 9) for k, v in json.loads(out)["cache"][0]["hits"].items() if k not in ("prefetch", "optimum")}) == 1
     code, _, err = run("foresight", "trace", "replay", trace, "--memory", "0")
     assert code == 2 and "--memory" in err
+    code, out, err = run("foresight", "sim", trace, "--load-time", "200us", "--json")
+    assert code == 0, err
+    modes = {mode["mode"]: mode for mode in json.loads(out)["modes"]}
+    assert modes["lookahead"]["step_us_mean"] < modes["no hints"]["step_us_mean"]
+    assert run("foresight", "sim", trace, "--load-time", "200us", "--json")[1] == out
     cut = tmp_path / "cut.trace"
     cut.write_bytes(trace.read_bytes()[:-1])
     code, out, _ = run("foresight", "trace", "replay", cut, "--json")

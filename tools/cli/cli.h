@@ -27,6 +27,7 @@ int fs_cli_bench_serve(int argc, char **argv);
 int fs_cli_bench_sub1(int argc, char **argv);
 int fs_cli_demo(int argc, char **argv);
 int fs_cli_bench_lookahead(int argc, char **argv);
+int fs_cli_sim(int argc, char **argv);
 int fs_cli_trace_record(int argc, char **argv);
 int fs_cli_trace_replay(int argc, char **argv);
 

@@ -24,6 +24,7 @@ static const subcommand table[] = {
     {"trace", "record", fs_cli_trace_record,
      "write what a cluster does under load, and which experts it visits, to a file"},
     {"trace", "replay", fs_cli_trace_replay, "what a trace says of caches, schedules and predictions"},
+    {"sim", NULL, fs_cli_sim, "run a trace on a simulated node"},
     {"demo", NULL, fs_cli_demo, "show a cluster at work, with its figures"},
 };
 enum { NUM_COMMANDS = sizeof(table) / sizeof(*table) };
