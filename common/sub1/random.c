@@ -60,17 +60,21 @@ static void find_triples(triples *t)
     FS_ASSERT(count == NUM_TRIPLES);
 }
 
+/* Blocks j and j + 32 of a strip share a byte of nibbles. */
 static void put_triples(const triples *t, fs_random *random, uint8_t *unit)
 {
-    uint8_t *nibbles = unit + fs_blocked_nibbles_at(3);
-    uint64_t bits = 0;
-    for (uint32_t i = 0; i < NUM_CODES; i++, bits >>= 16) {
-        if (i % 4 == 0) bits = fs_random_next(random);
-        uint16_t code = t->code[(bits & 0xffff) * NUM_TRIPLES >> 16];
-        uint8_t *nibble = nibbles + i / 64 * FS_BLOCKED_STRIP_NIBBLES + i % 32;
-        unit[i] = (uint8_t)code;
-        *nibble = i % 64 < 32 ? (uint8_t)(code >> 8) : (uint8_t)(*nibble | code >> 8 << 4);
-    }
+    uint8_t *codes = unit, *nibbles = unit + fs_blocked_nibbles_at(3);
+    for (uint32_t strip = 0; strip < FS_BLOCKED_STRIPS; strip++, codes += 64, nibbles += 32)
+        for (uint32_t j = 0; j < 32; j += 2) {
+            uint64_t bits = fs_random_next(random);
+            for (uint32_t k = j; k < j + 2; k++, bits >>= 32) {
+                uint32_t low = t->code[(bits & 0xffff) * NUM_TRIPLES >> 16];
+                uint32_t high = t->code[(bits >> 16 & 0xffff) * NUM_TRIPLES >> 16];
+                codes[k] = (uint8_t)low;
+                codes[k + 32] = (uint8_t)high;
+                nibbles[k] = (uint8_t)(low >> 8 | high >> 8 << 4);
+            }
+        }
 }
 
 static void fill_unit(uint32_t n, const triples *t, fs_random *random, uint8_t *unit)

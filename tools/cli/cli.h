@@ -121,6 +121,13 @@ FS_MUST_USE fs_status fs_cli_optional_u64(const char *name, const char *text, ui
         .max = 3600 * (uint64_t)FS_NS_PER_S, .help = "How long the cluster may take until it can serve."     \
     }
 
+/* ---- commands without a loop (interrupt.c) ---- */
+
+/* From here on SIGINT and SIGTERM are only noted, and a write past a limit of the process is an error like a full disk. */
+void fs_cli_watch_interrupts(void);
+/* Whether one was. Thread: any. */
+bool fs_cli_interrupted(void *unused);
+
 /* ---- session (session.c) ---- */
 
 typedef struct {

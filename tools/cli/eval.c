@@ -1,7 +1,6 @@
 /* tools/cli/eval.c: `foresight eval --model DIR --text FILE`: how well a model foretells a text. */
 #include <inttypes.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -60,18 +59,6 @@ static const fs_conf_spec spec = {
     .program = "foresight eval",
     .summary = "Tells a model's perplexity on a text, computed by the code that serves.",
     .options = table};
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
-{
-    interrupted = 1;
-}
-
-static bool is_stopped(void *arg)
-{
-    return interrupted != 0;
-}
 
 typedef struct {
     bool terminal;
@@ -148,7 +135,7 @@ static fs_status eval(const eval_options *o, fs_detail *detail)
     st = fs_pool_create(threads, &pool);
     if (st != FS_OK) return fs_fail(detail, st, "--threads: %u threads cannot be started", threads);
     meter m = {.terminal = isatty(STDERR_FILENO) == 1, .begun_ns = fs_clock_now(fs_clock_system())};
-    const fs_eval_hooks hooks = {.stopped = is_stopped, .progress = show_progress, .arg = &m};
+    const fs_eval_hooks hooks = {.stopped = fs_cli_interrupted, .progress = show_progress, .arg = &m};
     st = fs_eval_run(&options, pool, &hooks, &result, detail);
     const double seconds = (double)(fs_clock_now(fs_clock_system()) - m.begun_ns) / 1e9;
     if (m.drawn_ns) fprintf(stderr, "\r\x1b[K");
@@ -168,9 +155,7 @@ int fs_cli_eval(int argc, char **argv)
     fs_detail detail = {0};
     int code = fs_cli_parse(&spec, argc, argv, &o, NULL, &conf);
     if (code != FS_CLI_GO_ON) return code;
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    fs_cli_watch_interrupts();
     fs_status st = eval(&o, &detail);
     if (st != FS_OK) fs_cli_complain("eval", "%s: %s", fs_status_name(st), detail.text);
     fs_conf_destroy(conf);

@@ -1,6 +1,5 @@
 /* tools/cli/synth.c: `foresight synth --shape NAME OUT`: a model directory of random weights, of any real shape. */
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -78,27 +77,6 @@ static const fs_conf_spec spec = {.program = "foresight synth",
                                              "and planning.",
                                   .positional = "OUT",
                                   .options = table};
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
-{
-    interrupted = 1;
-}
-
-static bool is_stopped(void *arg)
-{
-    return interrupted != 0;
-}
-
-/* A write past a limit is to be told like a full disk. */
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    signal(SIGXFSZ, SIG_IGN);
-}
 
 static double gb(uint64_t bytes)
 {
@@ -209,8 +187,8 @@ static fs_status write_model(const fs_synth_plan *plan, const synth_options *o, 
     if (st != FS_OK) return fs_fail(detail, st, "--threads: %u threads cannot be started", threads);
     meter m = {
         .plan = plan, .terminal = isatty(STDERR_FILENO) == 1, .begun_ns = fs_clock_now(fs_clock_system())};
-    const fs_synth_hooks hooks = {.stopped = is_stopped, .progress = show_progress, .arg = &m};
-    catch_signals();
+    const fs_synth_hooks hooks = {.stopped = fs_cli_interrupted, .progress = show_progress, .arg = &m};
+    fs_cli_watch_interrupts();
     st = fs_synth_write(plan, out, pool, &hooks, detail);
     end_progress(&m);
     if (st == FS_OK) print_written(plan, out, seconds_since(m.begun_ns), o->json);

@@ -207,15 +207,26 @@ static bool read_bool(source *s, const char *key, bool absent)
     return json_is_true(value);
 }
 
+/* The least number of heads that divides num_heads and is not below wanted. */
+static uint32_t divisor_from(uint32_t num_heads, uint32_t wanted)
+{
+    for (uint32_t i = wanted ? wanted : 1; i < num_heads; i++)
+        if (num_heads % i == 0) return i;
+    return num_heads;
+}
+
 /* Latent attention (DeepSeek) caches kv_lora_rank numbers, whatever it calls its heads. */
 static void read_heads(source *s, fs_synth_shape *out)
 {
     const uint32_t latent = read_u32(s, "kv_lora_rank", 1, false, 0);
     out->num_heads = read_u32(s, "num_attention_heads", 1, true, 1);
+    if (s->status == FS_OK && out->num_heads > FS_MAX_HIDDEN)
+        s->status = fs_fail(s->detail, FS_INVALID, "%s: num_attention_heads is over %u", s->path,
+                            FS_MAX_HIDDEN);
+    if (s->status != FS_OK) return;
     if (latent) {
         out->head_dim = read_u32(s, "v_head_dim", 1, true, 1);
-        out->num_kv_heads = latent / (2 * out->head_dim);
-        while (out->num_kv_heads == 0 || out->num_heads % out->num_kv_heads) out->num_kv_heads++;
+        out->num_kv_heads = divisor_from(out->num_heads, (uint32_t)(latent / (2 * (uint64_t)out->head_dim)));
         return;
     }
     out->num_kv_heads = read_u32(s, "num_key_value_heads", 1, false, out->num_heads);
@@ -249,23 +260,29 @@ static void read_shape(source *s, fs_synth_shape *out)
     out->num_layers -= dense;
 }
 
-static fs_status load_shape(const char *path, fs_synth_shape *out, fs_detail *detail)
+fs_status fs_synth_shape_parse(const char *json, size_t size, const char *name, fs_synth_shape *out,
+                               fs_detail *detail)
 {
-    fs_buffer text = {0};
     json_error_t error = {0};
-    fs_status st = fs_file_read(path, MAX_CONFIG_BYTES, &text, detail);
-    if (st != FS_OK) return st;
-    json_t *root = json_loadb((const char *)text.data, text.size, JSON_REJECT_DUPLICATES, &error);
-    source s = {root, path, FS_OK, detail};
+    json_t *root = json_loadb(json, size, JSON_REJECT_DUPLICATES, &error);
+    source s = {root, name, FS_OK, detail};
     fs_synth_shape shape = {0};
     if (!json_is_object(root))
-        s.status = fs_fail(detail, FS_INVALID, "%s: is not a JSON object: %s", path, error.text);
+        s.status = fs_fail(detail, FS_INVALID, "%s: is not a JSON object: %s", name, error.text);
     else
         read_shape(&s, &shape);
     if (s.status == FS_OK) *out = shape;
     json_decref(root);
-    fs_buffer_free(&text);
     return s.status;
+}
+
+static fs_status load_shape(const char *path, fs_synth_shape *out, fs_detail *detail)
+{
+    fs_buffer text = {0};
+    fs_status st = fs_file_read(path, MAX_CONFIG_BYTES, &text, detail);
+    if (st == FS_OK) st = fs_synth_shape_parse((const char *)text.data, text.size, path, out, detail);
+    fs_buffer_free(&text);
+    return st;
 }
 
 static fs_status unknown(const char *name, fs_detail *detail)

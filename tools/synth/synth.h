@@ -27,9 +27,12 @@ typedef struct {
 
 /* NULL: there are no more. */
 const fs_synth_shape *fs_synth_preset(uint32_t index);
-/* A preset's name; or a config.json, or a directory that has one, of readme_moe or any family that spells its dimensions like Mixtral,
- * OLMoE, Qwen-MoE, DeepSeek or gpt-oss. Dense layers in front are left out; latent attention gets as many key/value heads as make its cache as
- * large. FS_NOT_FOUND: neither; FS_INVALID: not JSON, a dimension missing or out of range; the detail names it. */
+/* The dimensions in a config.json of readme_moe, or of any family that spells them like Mixtral, OLMoE, Qwen-MoE, DeepSeek or gpt-oss. Dense
+ * layers in front are left out; latent attention gets as many key/value heads as make its cache about as large. name stands for the file in
+ * details. FS_INVALID: not JSON, a dimension missing or not a whole number; what config.h does not allow is found by fs_synth_plan_make. */
+FS_MUST_USE fs_status fs_synth_shape_parse(const char *json, size_t size, const char *name,
+                                           fs_synth_shape *out, fs_detail *detail);
+/* A preset's name; or a config.json, or a directory that has one. FS_NOT_FOUND: neither; and as parse. */
 FS_MUST_USE fs_status fs_synth_shape_find(const char *name, fs_synth_shape *out, fs_detail *detail);
 
 typedef enum {

@@ -79,6 +79,32 @@ static void neighbouring_families_spellings_are_known(void **state)
     assert_true(s.pregate_hidden_size == 64 && s.pregate_num_heads == 2 && s.pregate_num_layers == 1);
 }
 
+/* Numbers that once divided by zero, or counted to 2^32. */
+static void absurd_heads_are_answered_at_once(void **state)
+{
+    static const char *const numbers[][3] = {
+        {"7", "4000000000", "1"}, {"128", "1", "2147483648"}, {"4294967295", "1", "1"}};
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        fs_synth_shape shape;
+        fs_synth_plan plan;
+        fs_detail detail = {0};
+        char text[512];
+        snprintf(text, sizeof(text),
+                 "{\"hidden_size\": 64, \"moe_intermediate_size\": 32, \"num_hidden_layers\": 1, "
+                 "\"num_experts\": 4, "
+                 "\"num_experts_per_tok\": 1, \"vocab_size\": 300, \"num_attention_heads\": %s, "
+                 "\"kv_lora_rank\": %s, "
+                 "\"v_head_dim\": %s}",
+                 numbers[i][0], numbers[i][1], numbers[i][2]);
+        fs_status st = fs_synth_shape_parse(text, strlen(text), "config.json", &shape, &detail);
+        if (st != FS_OK) continue;
+        assert_true(shape.num_kv_heads >= 1 && shape.num_heads % shape.num_kv_heads == 0);
+        const fs_synth_options options = {.format = FS_SYNTH_BF16};
+        assert_int_equal(fs_synth_plan_make(&shape, &options, &plan, &detail), FS_INVALID);
+        fs_synth_plan_fini(&plan);
+    }
+}
+
 static void what_is_no_shape_is_refused_and_named(void **state)
 {
     static const struct {
@@ -137,6 +163,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(presets_have_as_many_weights_as_their_models),
         cmocka_unit_test(neighbouring_families_spellings_are_known),
+        cmocka_unit_test(absurd_heads_are_answered_at_once),
         cmocka_unit_test(what_is_no_shape_is_refused_and_named),
         cmocka_unit_test(any_text_is_tokens_of_the_vocabulary),
     };
