@@ -14,15 +14,21 @@ typedef struct {
     size_t x_stride, y_stride, rows, outs_a_task;
 } job;
 
+void fs_matmul_outs(const fs_kernels *kernels, const fs_matrix *w, size_t first, size_t outs, const float *x,
+                    size_t x_stride, float *y, size_t y_stride, size_t rows)
+{
+    size_t at = first * w->cols;
+    if (w->is_bf16)
+        kernels->matmul_bf16(x, x_stride, (const fs_bf16 *)w->data + at, y + first, y_stride, rows, outs,
+                             w->cols);
+    else
+        kernels->matmul_f32(x, x_stride, (const float *)w->data + at, y + first, y_stride, rows, outs,
+                            w->cols);
+}
+
 static void run_outs(const job *j, size_t first, size_t outs)
 {
-    size_t at = first * j->w->cols;
-    if (j->w->is_bf16)
-        j->kernels->matmul_bf16(j->x, j->x_stride, (const fs_bf16 *)j->w->data + at, j->y + first,
-                                j->y_stride, j->rows, outs, j->w->cols);
-    else
-        j->kernels->matmul_f32(j->x, j->x_stride, (const float *)j->w->data + at, j->y + first, j->y_stride,
-                               j->rows, outs, j->w->cols);
+    fs_matmul_outs(j->kernels, j->w, first, outs, j->x, j->x_stride, j->y, j->y_stride, j->rows);
 }
 
 static void run_task(void *arg, uint32_t index)

@@ -15,5 +15,8 @@ typedef struct {
 /* y[r] = W x[r]. x [rows][x_stride], y [rows][y_stride]; bits depend on neither rows nor the pool. Thread: worker. */
 void fs_matmul(fs_pool *pool, const fs_kernels *kernels, const fs_matrix *w, const float *x, size_t x_stride, float *y,
                size_t y_stride, size_t rows);
+/* Outputs first .. first + outs of it alone, on the caller's thread: y[r][first ..]. Whole register tiles are multiples of 16. */
+void fs_matmul_outs(const fs_kernels *kernels, const fs_matrix *w, size_t first, size_t outs, const float *x,
+                    size_t x_stride, float *y, size_t y_stride, size_t rows);
 
 #endif

@@ -1,10 +1,8 @@
-/* common/compute/pool.c: threads that share one piece of work, taken task by task from a counter.
+/* common/compute/pool.c: threads that share one piece of work (phases.h).
  * A run is open while its gate says so. Threads enter through the gate, which counts them; the caller closes it when no task
- * is left and waits until the last one is out: then nobody can still see the run's fields, and the next run may set them. */
+ * is left and waits until the last one is out: then nobody can still see the run's phases, and the next run may set them. */
 #include "compute/pool.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #define MAX_THREADS 1024u
@@ -20,12 +18,7 @@ struct fs_pool {
     pthread_t *thread;        /* [num_threads - 1] */
     pthread_mutex_t run_lock; /* held by the caller whose run it is */
 
-    /* Of the open run. Written by the caller while the gate is closed and nobody is inside. */
-    void (*fn)(void *arg, uint32_t index);
-    void *arg;
-    uint32_t num_tasks;
-    _Alignas(64) atomic_uint next_task; /* may run past num_tasks, by one a thread */
-
+    fs_phases phases; /* of the open run. Set by the caller while the gate is closed and nobody is inside */
     _Alignas(64) atomic_ullong gate;
     atomic_uint num_asleep;    /* threads in, or on their way into, the wait for a run */
     atomic_bool caller_asleep; /* the caller in, or on its way into, the wait for the last thread */
@@ -33,22 +26,6 @@ struct fs_pool {
     pthread_mutex_t sleep_lock;
     pthread_cond_t run_opened, all_out;
 };
-
-static void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
-
-static void take_tasks(fs_pool *pool)
-{
-    for (;;) {
-        uint32_t i = atomic_fetch_add_explicit(&pool->next_task, 1, memory_order_relaxed);
-        if (i >= pool->num_tasks) return;
-        pool->fn(pool->arg, i);
-    }
-}
 
 /* False: the run was closed meanwhile. */
 static bool enter(fs_pool *pool)
@@ -76,7 +53,7 @@ static bool run_differs(fs_pool *pool, uint32_t seen)
 /* Waits for a run other than `seen` and returns its number. */
 static uint32_t await_run(fs_pool *pool, uint32_t seen)
 {
-    for (int i = 0; i < SPIN_ROUNDS && !run_differs(pool, seen); i++) relax();
+    for (int i = 0; i < SPIN_ROUNDS && !run_differs(pool, seen); i++) fs_relax();
     if (!run_differs(pool, seen)) {
         pthread_mutex_lock(&pool->sleep_lock);
         /* Counted before the last look at the gate: the caller opens the gate before it looks at the count. */
@@ -96,7 +73,7 @@ static void *thread_main(void *arg)
         seen = await_run(pool, seen);
         if (atomic_load(&pool->stop)) return NULL;
         if (!enter(pool)) continue;
-        take_tasks(pool);
+        fs_phases_work(&pool->phases);
         leave(pool);
     }
 }
@@ -121,7 +98,7 @@ static bool anyone_inside(fs_pool *pool)
 static void close_run(fs_pool *pool)
 {
     atomic_fetch_and(&pool->gate, ~GATE_OPEN);
-    for (int i = 0; i < SPIN_ROUNDS && anyone_inside(pool); i++) relax();
+    for (int i = 0; i < SPIN_ROUNDS && anyone_inside(pool); i++) fs_relax();
     if (!anyone_inside(pool)) return;
     pthread_mutex_lock(&pool->sleep_lock);
     atomic_store(&pool->caller_asleep, true);
@@ -130,22 +107,27 @@ static void close_run(fs_pool *pool)
     pthread_mutex_unlock(&pool->sleep_lock);
 }
 
-void fs_pool_run(fs_pool *pool, void (*fn)(void *arg, uint32_t index), void *arg, uint32_t num_tasks)
+void fs_pool_run_phases(fs_pool *pool, const fs_phase *phase, uint32_t num_phases, void *arg)
 {
-    if (pool == NULL || pool->num_threads == 1 || num_tasks <= 1) {
-        for (uint32_t i = 0; i < num_tasks; i++) fn(arg, i);
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < num_phases; i++)
+        if (phase[i].num_tasks > most) most = phase[i].num_tasks;
+    if (pool == NULL || pool->num_threads == 1 || most <= 1) {
+        fs_phases_work_alone(phase, num_phases, arg);
         return;
     }
     pthread_mutex_lock(&pool->run_lock);
-    pool->fn = fn;
-    pool->arg = arg;
-    pool->num_tasks = num_tasks;
-    atomic_store_explicit(&pool->next_task, 0, memory_order_relaxed);
-    atomic_fetch_add(&pool->gate, GATE_RUN | GATE_OPEN); /* publishes the fields; was closed and empty */
-    wake_threads(pool, num_tasks - 1);
-    take_tasks(pool);
+    fs_phases_set(&pool->phases, phase, num_phases, arg);
+    atomic_fetch_add(&pool->gate, GATE_RUN | GATE_OPEN); /* publishes the phases; was closed and empty */
+    wake_threads(pool, most - 1);
+    fs_phases_work(&pool->phases);
     close_run(pool);
     pthread_mutex_unlock(&pool->run_lock);
+}
+
+void fs_pool_run(fs_pool *pool, void (*fn)(void *arg, uint32_t index), void *arg, uint32_t num_tasks)
+{
+    fs_pool_run_phases(pool, &(fs_phase){fn, num_tasks}, 1, arg);
 }
 
 static void stop_threads(fs_pool *pool, uint32_t num_started)
@@ -163,6 +145,7 @@ static void free_pool(fs_pool *pool)
     pthread_cond_destroy(&pool->all_out);
     pthread_mutex_destroy(&pool->sleep_lock);
     pthread_mutex_destroy(&pool->run_lock);
+    fs_phases_fini(&pool->phases);
     free(pool->thread);
     free(pool);
 }
@@ -178,6 +161,7 @@ fs_status fs_pool_create(uint32_t num_threads, fs_pool **out)
         return FS_NO_MEMORY;
     }
     *pool = (fs_pool){.num_threads = num_threads, .thread = thread};
+    fs_phases_init(&pool->phases);
     pthread_mutex_init(&pool->run_lock, NULL);
     pthread_mutex_init(&pool->sleep_lock, NULL);
     pthread_cond_init(&pool->run_opened, NULL);

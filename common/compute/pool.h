@@ -2,7 +2,7 @@
 #ifndef FS_COMPUTE_POOL_H
 #define FS_COMPUTE_POOL_H
 
-#include "base/status.h"
+#include "compute/phases.h"
 
 /* num_threads - 1 threads beside the caller. */
 typedef struct fs_pool fs_pool;
@@ -15,5 +15,7 @@ uint32_t fs_pool_num_threads(const fs_pool *pool);
  * Tasks are taken one by one (imbalance evens out); a waiting thread spins a bounded time, then sleeps. One run at a time a
  * pool: a second caller waits. pool NULL: all on the caller's thread. Results must not depend on who runs which. Thread: worker. */
 void fs_pool_run(fs_pool *pool, void (*fn)(void *arg, uint32_t index), void *arg, uint32_t num_tasks);
+/* The same for phases (phases.h), each with a task at least: the threads are called in once for all of them. */
+void fs_pool_run_phases(fs_pool *pool, const fs_phase *phase, uint32_t num_phases, void *arg);
 
 #endif

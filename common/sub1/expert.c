@@ -7,9 +7,17 @@
 
 enum {
     ALIGN = 64,
-    TASKS_PER_THREAD = 4,       /* evens out threads of unequal speed */
-    MIN_TASK_WORK = 512 * 1024, /* weights times rows of x: about the cost of waking a thread */
-    SCATTERED_ROWS = 256,       /* within which a scattered format's rows change places */
+    TASKS_PER_THREAD = 4,      /* at most, unless they are long: evens out threads of unequal speed */
+    MIN_SHARED_WORK = 1 << 20, /* weights times rows of x of a phase: with less, two threads gain nothing */
+    MIN_TASK_WORK =
+        3 << 17, /* half a microsecond; taking a task costs a tenth, as two cores fight for a counter */
+    MAX_TASK_WORK = 1 << 24, /* what others may have to wait for at the end of a phase: about 30 us */
+    SCATTERED_ROWS = 256,    /* within which a scattered format's rows change places */
+    OWN_BYTES =
+        16 *
+        1024, /* rows of x so small are arranged by each task for itself: sooner done than brought from another core */
+    DENSE_ROWS = 16, /* whole register tiles */
+    DENSE_WORK = 16, /* a dense weight takes as long as so many compressed ones */
 };
 
 /* Memory that is handed out from the front, or, with no base, only counted. */
@@ -34,11 +42,14 @@ typedef struct {
     uint32_t padded_cols;
 } product_rows;
 
-/* What a call needs beside its arguments. Strides in elements. */
+/* What a call needs beside its arguments; lies at the front of its scratch. Strides in elements. */
 typedef struct {
     const fs_expert *expert;
     const fs_expert_rows *rows;
     const fs_kernels *kernels;
+    uint32_t first_quantum, first_tasks; /* of gate and up: rows that a task has a multiple of, and tasks */
+    uint32_t down_quantum, down_tasks;
+    bool own_x;
     float *gate, *up; /* [rows][inter_stride]; the activations replace up */
     size_t inter_stride;
 
@@ -48,7 +59,6 @@ typedef struct {
     float **gate_row, **up_row, **out_row;
     float *out; /* [rows][out_stride] if the kernels write more than the caller's rows have */
     size_t out_stride;
-    uint32_t num_tasks;
 
     /* dense */
     float *x_f32, *y_f32; /* [rows][hidden_size]: fs_matmul takes adjacent rows */
@@ -92,6 +102,7 @@ static void lay_out_sub1(const fs_expert *e, uint32_t rows, carver *memory, call
 static size_t lay_out(const fs_expert *e, uint32_t rows, uint8_t *scratch, call *c)
 {
     carver memory = {scratch, 0};
+    carve(&memory, 1, sizeof(*c));
     bool sub1 = e->storage == FS_EXPERTS_SUB1;
     c->inter_stride = fs_sub1_round_up(e->intermediate_size,
                                        FS_BLOCKED_UNIT_COLS); /* what blocked kernels write */
@@ -134,21 +145,13 @@ static void activate(const call *c, float *gate, float *up, size_t first, size_t
 
 static void set_up_rows(call *c)
 {
-    size_t hidden = c->expert->hidden_size, inter = c->expert->intermediate_size;
     for (uint32_t r = 0; r < c->rows->num_rows; r++) {
         c->gate_row[r] = c->gate + r * c->inter_stride;
         c->up_row[r] = c->up + r * c->inter_stride;
         c->out_row[r] = c->out ? c->out + r * c->out_stride : c->rows->out[r];
-        int8_t *a = c->a.copies + (size_t)r * c->a.padded_cols;
-        memset(a + inter, 0, c->a.padded_cols - inter);
-        c->a.row[r] = a;
+        c->a.row[r] = c->a.copies + (size_t)r * c->a.padded_cols;
+        c->x.row[r] = c->x.copies ? c->x.copies + (size_t)r * c->x.padded_cols : c->rows->x_i8[r];
         c->x.scale[r] = c->rows->x_scale[r];
-        c->x.row[r] = c->rows->x_i8[r];
-        if (!c->x.copies) continue;
-        int8_t *x = c->x.copies + (size_t)r * c->x.padded_cols;
-        memcpy(x, c->rows->x_i8[r], hidden);
-        memset(x + hidden, 0, c->x.padded_cols - hidden);
-        c->x.row[r] = x;
     }
 }
 
@@ -163,27 +166,38 @@ static uint32_t quantum(const fs_sub1_matrix *w)
     return w->scattered ? SCATTERED_ROWS : w->group_rows;
 }
 
-/* How many tasks a product of `rows` rows is, whose matrices' rows come in ranges of whole quanta; one if threads would not pay. */
-static uint32_t count_tasks(const call *c, const fs_pool *pool, uint64_t weights, uint32_t quanta)
+static uint32_t divide_up(uint64_t a, uint64_t by)
 {
-    uint64_t by_work = weights * c->rows->num_rows / MIN_TASK_WORK;
-    uint64_t tasks = pool ? (uint64_t)fs_pool_num_threads(pool) * TASKS_PER_THREAD : 1;
-    if (tasks > by_work) tasks = by_work;
-    if (tasks > quanta) tasks = quanta;
-    return tasks ? (uint32_t)tasks : 1;
+    return (uint32_t)((a + by - 1) / by);
 }
 
-/* A task's rows of a matrix, which has num_rows of them: ranges differ by at most one quantum. */
+/* How many tasks a phase is whose matrices have num_rows rows and so much work in all. Equal ones but for the last; as many as cost
+ * nothing: when all threads run alike, the one with most quanta has no more than with any other number of tasks. */
+static uint32_t count_tasks(uint32_t threads, uint64_t work, uint32_t num_rows, uint32_t quantum)
+{
+    uint32_t quanta = divide_up(num_rows, quantum), best = 1, fewest = UINT32_MAX;
+    if (threads <= 1 || work < MIN_SHARED_WORK) return 1;
+    uint32_t most = (uint32_t)(work / MAX_TASK_WORK / threads);
+    if (most < TASKS_PER_THREAD) most = TASKS_PER_THREAD;
+    for (uint32_t k = 1; k <= most && k <= quanta; k++) {
+        uint32_t each = divide_up(quanta, (uint64_t)threads * k), tasks = divide_up(quanta, each);
+        uint32_t busiest = divide_up(tasks, threads) * each;
+        if (busiest > fewest || (k > 1 && work / tasks < MIN_TASK_WORK)) continue;
+        best = tasks;
+        fewest = busiest;
+    }
+    return best;
+}
+
+/* A task's rows of a matrix, which has num_rows of them. */
 typedef struct {
     uint32_t first, count;
 } row_range;
 
-static row_range range_of(uint32_t num_rows, uint32_t each, uint32_t num_tasks, uint32_t index)
+static row_range range_of(uint32_t num_rows, uint32_t quantum, uint32_t num_tasks, uint32_t index)
 {
-    uint64_t quanta = (num_rows + each - 1) / each;
-    uint32_t first = (uint32_t)(quanta * index / num_tasks) * each;
-    uint32_t end = (uint32_t)(quanta * (index + 1) / num_tasks) * each;
-    return (row_range){first, (end < num_rows ? end : num_rows) - first};
+    uint32_t each = divide_up(divide_up(num_rows, quantum), num_tasks) * quantum, first = each * index;
+    return (row_range){first, num_rows - first < each ? num_rows - first : each};
 }
 
 static void multiply(const call *c, const fs_sub1_matrix *w, row_range range, const fs_sub1_x *x,
@@ -194,17 +208,18 @@ static void multiply(const call *c, const fs_sub1_matrix *w, row_range range, co
     fs_sub1_multiply(c->sub1, w, first, end - first, x, y);
 }
 
-static uint32_t first_quantum(const fs_expert *e)
-{
-    return larger(quantum(gate_of(e)), quantum(&e->sub1[FS_PART_UP])); /* each divides the other */
-}
-
 static void gate_and_up(void *arg, uint32_t index)
 {
     const call *c = arg;
     const fs_expert *e = c->expert;
-    const fs_sub1_x x = rows_for_kernels(c, &c->x);
-    row_range range = range_of(e->intermediate_size, first_quantum(e), c->num_tasks, index);
+    _Alignas(ALIGN) uint8_t own[OWN_BYTES];
+    fs_sub1_x x = rows_for_kernels(c, &c->x);
+    if (c->own_x) {
+        x.arranged = own;
+        for (uint32_t r = 0; r < x.num_rows && c->sub1->arrange; r += fs_sub1_tile(x.num_rows, r))
+            c->sub1->arrange(&x, r, own);
+    }
+    row_range range = range_of(e->intermediate_size, c->first_quantum, c->first_tasks, index);
     if (!e->no_gate) multiply(c, &e->sub1[FS_PART_GATE], range, &x, c->gate_row);
     multiply(c, &e->sub1[FS_PART_UP], range, &x, c->up_row);
     for (uint32_t r = 0; r < x.num_rows; r++)
@@ -216,7 +231,7 @@ static void down(void *arg, uint32_t index)
     const call *c = arg;
     const fs_sub1_matrix *w = &c->expert->sub1[FS_PART_DOWN];
     const fs_sub1_x x = rows_for_kernels(c, &c->a);
-    row_range range = range_of(c->expert->hidden_size, quantum(w), c->num_tasks, index);
+    row_range range = range_of(c->expert->hidden_size, c->down_quantum, c->down_tasks, index);
     multiply(c, w, range, &x, c->out_row);
     for (uint32_t r = 0; r < x.num_rows; r++) {
         float *out = c->rows->out[r];
@@ -247,17 +262,27 @@ static void arrange(const call *c, const product_rows *p, const fs_sub1_matrix *
 static void arrange_x(void *arg, uint32_t index)
 {
     const call *c = arg;
+    size_t hidden = c->expert->hidden_size;
+    uint32_t first = tile_first(c->rows->num_rows, index), count = fs_sub1_tile(c->rows->num_rows, first);
+    for (uint32_t r = first; r < first + count && c->x.copies; r++) {
+        int8_t *x = c->x.copies + (size_t)r * c->x.padded_cols;
+        memcpy(x, c->rows->x_i8[r], hidden);
+        memset(x + hidden, 0, c->x.padded_cols - hidden);
+    }
     const fs_sub1_matrix *gate = gate_of(c->expert), *up = &c->expert->sub1[FS_PART_UP];
-    arrange(c, &c->x, gate->format == FS_SUB1_BLOCKED ? gate : up, tile_first(c->rows->num_rows, index));
+    arrange(c, &c->x, gate->format == FS_SUB1_BLOCKED ? gate : up, first);
 }
 
 static void quantise(void *arg, uint32_t index)
 {
     const call *c = arg;
-    uint32_t first = tile_first(c->rows->num_rows, index);
-    for (uint32_t r = first; r < first + fs_sub1_tile(c->rows->num_rows, first); r++)
-        c->a.scale[r] = c->kernels->quantize_i8(c->up_row[r], c->a.copies + (size_t)r * c->a.padded_cols,
-                                                c->expert->intermediate_size);
+    size_t inter = c->expert->intermediate_size;
+    uint32_t first = tile_first(c->rows->num_rows, index), count = fs_sub1_tile(c->rows->num_rows, first);
+    for (uint32_t r = first; r < first + count; r++) {
+        int8_t *a = c->a.copies + (size_t)r * c->a.padded_cols;
+        c->a.scale[r] = c->kernels->quantize_i8(c->up_row[r], a, inter);
+        memset(a + inter, 0, c->a.padded_cols - inter);
+    }
     arrange(c, &c->a, &c->expert->sub1[FS_PART_DOWN], first);
 }
 
@@ -266,53 +291,97 @@ static uint64_t weights_of(const fs_sub1_matrix *w)
     return (uint64_t)w->rows * w->cols;
 }
 
-static void run_phase(call *c, fs_pool *pool, void (*fn)(void *, uint32_t), uint32_t num_tasks)
-{
-    c->num_tasks = num_tasks;
-    fs_pool_run(num_tasks > 1 ? pool : NULL, fn, c, num_tasks);
-}
-
-static void run_sub1(call *c, fs_pool *pool)
+static uint32_t plan_sub1(call *c, uint32_t threads, fs_phase phase[FS_EXPERT_PHASES])
 {
     const fs_expert *e = c->expert;
     const fs_sub1_matrix *up = &e->sub1[FS_PART_UP], *w_down = &e->sub1[FS_PART_DOWN];
-    uint32_t each = first_quantum(e), tiles = count_tiles(c->rows->num_rows);
-    uint64_t weights = weights_of(up) + (e->no_gate ? 0 : weights_of(&e->sub1[FS_PART_GATE]));
+    uint64_t rows = c->rows->num_rows,
+             first = weights_of(up) + (e->no_gate ? 0 : weights_of(&e->sub1[FS_PART_GATE]));
+    uint32_t tiles = count_tiles(c->rows->num_rows);
     c->sub1 = fs_sub1_kernels_best();
     set_up_rows(c);
-    run_phase(c, pool, arrange_x, tiles);
-    run_phase(c, pool, gate_and_up, count_tasks(c, pool, weights, (up->rows + each - 1) / each));
-    run_phase(c, pool, quantise, tiles);
-    each = quantum(w_down);
-    run_phase(c, pool, down, count_tasks(c, pool, weights_of(w_down), (w_down->rows + each - 1) / each));
+    c->first_quantum = larger(quantum(gate_of(e)), quantum(up)); /* each divides the other */
+    c->down_quantum = quantum(w_down);
+    c->first_tasks = count_tasks(threads, first * rows, e->intermediate_size, c->first_quantum);
+    c->down_tasks = count_tasks(threads, weights_of(w_down) * rows, e->hidden_size, c->down_quantum);
+    c->own_x = c->first_tasks > 1 && c->first_tasks <= threads * TASKS_PER_THREAD && !c->x.copies &&
+               fs_sub1_arranged_bytes(c->rows->num_rows, c->x.padded_cols) <= OWN_BYTES;
+    uint32_t num = 0;
+    if (!c->own_x) phase[num++] = (fs_phase){arrange_x, tiles};
+    phase[num++] = (fs_phase){gate_and_up, c->first_tasks};
+    phase[num++] = (fs_phase){quantise, tiles};
+    phase[num++] = (fs_phase){down, c->down_tasks};
+    return num;
 }
 
-static void run_dense(call *c, fs_pool *pool)
+/* ---- dense ---- */
+
+static void copy_x(void *arg, uint32_t index)
 {
+    const call *c = arg;
+    size_t hidden = c->expert->hidden_size;
+    uint32_t first = tile_first(c->rows->num_rows, index), count = fs_sub1_tile(c->rows->num_rows, first);
+    for (uint32_t r = first; r < first + count; r++)
+        memcpy(c->x_f32 + r * hidden, c->rows->x_f32[r], hidden * sizeof(float));
+}
+
+static void dense_gate_and_up(void *arg, uint32_t index)
+{
+    const call *c = arg;
     const fs_expert *e = c->expert;
     size_t hidden = e->hidden_size, rows = c->rows->num_rows, stride = c->inter_stride;
-    for (size_t r = 0; r < rows; r++)
-        memcpy(c->x_f32 + r * hidden, c->rows->x_f32[r], hidden * sizeof(float));
+    row_range range = range_of(e->intermediate_size, c->first_quantum, c->first_tasks, index);
     if (!e->no_gate)
-        fs_matmul(pool, c->kernels, &e->dense[FS_PART_GATE], c->x_f32, hidden, c->gate, stride, rows);
-    fs_matmul(pool, c->kernels, &e->dense[FS_PART_UP], c->x_f32, hidden, c->up, stride, rows);
+        fs_matmul_outs(c->kernels, &e->dense[FS_PART_GATE], range.first, range.count, c->x_f32, hidden,
+                       c->gate, stride, rows);
+    fs_matmul_outs(c->kernels, &e->dense[FS_PART_UP], range.first, range.count, c->x_f32, hidden, c->up,
+                   stride, rows);
     for (size_t r = 0; r < rows; r++)
-        activate(c, e->no_gate ? NULL : c->gate + r * stride, c->up + r * stride, 0, e->intermediate_size);
-    fs_matmul(pool, c->kernels, &e->dense[FS_PART_DOWN], c->up, stride, c->y_f32, hidden, rows);
+        activate(c, e->no_gate ? NULL : c->gate + r * stride, c->up + r * stride, range.first, range.count);
+}
+
+static void dense_down(void *arg, uint32_t index)
+{
+    const call *c = arg;
+    const fs_expert *e = c->expert;
+    size_t hidden = e->hidden_size, rows = c->rows->num_rows;
+    row_range range = range_of(e->hidden_size, c->down_quantum, c->down_tasks, index);
+    fs_matmul_outs(c->kernels, &e->dense[FS_PART_DOWN], range.first, range.count, c->up, c->inter_stride,
+                   c->y_f32, hidden, rows);
     for (size_t r = 0; r < rows; r++) {
-        memcpy(c->rows->out[r], c->y_f32 + r * hidden, hidden * sizeof(float));
-        add_bias(&e->bias[FS_PART_DOWN], c->rows->out[r], 0, hidden);
+        float *out = c->rows->out[r];
+        memcpy(out + range.first, c->y_f32 + r * hidden + range.first, range.count * sizeof(float));
+        add_bias(&e->bias[FS_PART_DOWN], out, range.first, range.count);
     }
+}
+
+static uint32_t plan_dense(call *c, uint32_t threads, fs_phase phase[FS_EXPERT_PHASES])
+{
+    const fs_expert *e = c->expert;
+    uint64_t work = (uint64_t)e->hidden_size * e->intermediate_size * c->rows->num_rows * DENSE_WORK;
+    c->first_quantum = c->down_quantum = DENSE_ROWS;
+    c->first_tasks = count_tasks(threads, e->no_gate ? work : 2 * work, e->intermediate_size, DENSE_ROWS);
+    c->down_tasks = count_tasks(threads, work, e->hidden_size, DENSE_ROWS);
+    phase[0] = (fs_phase){copy_x, count_tiles(c->rows->num_rows)};
+    phase[1] = (fs_phase){dense_gate_and_up, c->first_tasks};
+    phase[2] = (fs_phase){dense_down, c->down_tasks};
+    return 3;
+}
+
+uint32_t fs_expert_plan(const fs_expert *expert, const fs_expert_rows *rows, void *scratch, uint32_t threads,
+                        fs_phase phase[FS_EXPERT_PHASES])
+{
+    FS_ASSERT(rows->num_rows >= 1 && rows->num_rows <= FS_EXPERT_MAX_ROWS);
+    FS_ASSERT((uintptr_t)scratch % ALIGN == 0);
+    call *c = scratch;
+    *c = (call){.expert = expert, .rows = rows, .kernels = fs_kernels_best()};
+    lay_out(expert, rows->num_rows, scratch, c);
+    return expert->storage == FS_EXPERTS_SUB1 ? plan_sub1(c, threads, phase) : plan_dense(c, threads, phase);
 }
 
 void fs_expert_run(const fs_expert *expert, const fs_expert_rows *rows, void *scratch, fs_pool *pool)
 {
-    FS_ASSERT(rows->num_rows >= 1 && rows->num_rows <= FS_EXPERT_MAX_ROWS);
-    FS_ASSERT((uintptr_t)scratch % ALIGN == 0);
-    call c = {.expert = expert, .rows = rows, .kernels = fs_kernels_best()};
-    lay_out(expert, rows->num_rows, scratch, &c);
-    if (expert->storage == FS_EXPERTS_SUB1)
-        run_sub1(&c, pool);
-    else
-        run_dense(&c, pool);
+    fs_phase phase[FS_EXPERT_PHASES];
+    uint32_t num = fs_expert_plan(expert, rows, scratch, pool ? fs_pool_num_threads(pool) : 1, phase);
+    fs_pool_run_phases(pool, phase, num, scratch);
 }

@@ -7,6 +7,7 @@
 #include "sub1/sub1.h"
 
 #define FS_EXPERT_MAX_ROWS 256u /* a call */
+enum { FS_EXPERT_PHASES = 4 };
 
 /* A bias of one of the three products, [rows of its matrix], bf16 or float32. data NULL: none. */
 typedef struct {
@@ -49,6 +50,11 @@ size_t fs_expert_scratch_bytes(const fs_expert *expert, uint32_t max_rows);
  * A matrix that is large enough is divided over the pool by ranges of rows. Each row's bits depend on that row alone. pool may be NULL
  * (one thread). Thread: worker. */
 void fs_expert_run(const fs_expert *expert, const fs_expert_rows *rows, void *scratch, fs_pool *pool);
+
+/* The same as phases, for threads that are no pool: fs_phases_set(phases, phase, the number returned, scratch), then fs_phases_work
+ * by each of them. threads: how many are expected; fewer or more may come. expert, rows and scratch must live until all is done. */
+uint32_t fs_expert_plan(const fs_expert *expert, const fs_expert_rows *rows, void *scratch, uint32_t threads,
+                        fs_phase phase[FS_EXPERT_PHASES]);
 
 /* a[i] = act(gate[i]) * up[i], gate NULL: act(up[i]); a may be either. The same bits with every table. */
 void fs_expert_activate(const fs_expert *expert, const fs_kernels *kernels, const float *gate,
