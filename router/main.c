@@ -288,6 +288,7 @@ static fs_status start_engine(router *r, fs_detail *detail)
                                  .step_tokens = o->step_tokens,
                                  .prefill_chunk = o->prefill_chunk,
                                  .micro_batches = o->micro_batches,
+                                 .lookahead = (fs_lookahead_mode)o->lookahead,
                                  .trace = r->trace};
     return fs_engine_create(&r->loop, &options, &r->engine, detail);
 }

@@ -71,6 +71,14 @@ static const fs_conf_option table[] = {
      .min = 1,
      .max = 64u << 20,
      .help = "Longest prompt text that is looked at."},
+    {.name = "lookahead",
+     .type = FS_CONF_ENUM,
+     .offset = AT(lookahead),
+     .default_text = "full",
+     .words = "off|hints|full",
+     .help = "What expert nodes that keep a part of their experts in memory are told ahead: nothing, the "
+             "experts of each "
+             "micro-batch, or those of waiting prompts too."},
     {.name = "trace",
      .type = FS_CONF_STRING,
      .offset = AT(trace),

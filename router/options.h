@@ -8,7 +8,7 @@ typedef struct {
     fs_member_conf member;
     const char *trace;
     uint64_t kv_cache_bytes, max_prompt_bytes;
-    uint32_t max_running, max_waiting, step_tokens, prefill_chunk, micro_batches;
+    uint32_t max_running, max_waiting, step_tokens, prefill_chunk, micro_batches, lookahead;
     int64_t dispatch_timeout_ns, unavailable_after_ns, drain_ns;
 } fs_router_options;
 

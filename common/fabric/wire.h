@@ -59,11 +59,13 @@ typedef struct {
 FS_MUST_USE fs_status fs_dispatch_encode(const fs_dispatch_source *source, fs_buffer *out);
 
 /* RESULT: header (48 bytes): u16 version, u16 zero, u32 layer, u64 id, u64 epoch (the node's), u32 hidden_size, u32 num_groups,
- * u32 num_pairs, u32 zero, u64 compute_ns (time its experts took); groups [num_groups]: u32 expert, u32 status (fs_wire_status);
+ * u32 num_pairs, u32 flags (FS_WIRE_WANTS_HINTS), u64 compute_ns (time its experts took); groups [num_groups]: u32 expert, u32 status (fs_wire_status);
  * padding to 64; f32 [num_pairs][hidden_size] in the dispatch's pair order, zeros for a group that failed. */
 typedef enum { FS_WIRE_OK = 0, FS_WIRE_MOVED = 1, FS_WIRE_CORRUPT = 2, FS_WIRE_EXHAUSTED = 3, FS_WIRE_INVALID = 4 } fs_wire_status;
+#define FS_WIRE_WANTS_HINTS 1u /* the node does not hold all its experts in memory */
 typedef struct {
     uint64_t id, epoch, compute_ns;
+    uint32_t flags;
     uint32_t layer, hidden_size, num_groups, num_pairs;
     const uint8_t *group;
     const float *row; /* [num_pairs][hidden_size] */
@@ -75,6 +77,7 @@ FS_MUST_USE fs_status fs_result_decode(const uint8_t *data, size_t size, fs_resu
  * written (status OK) and rows zeroed; *row points to them. NULL: no memory. Sent with owned = the block. */
 uint8_t *fs_result_create(const fs_dispatch *dispatch, uint64_t epoch, size_t *size, float **row);
 void fs_result_set_group(uint8_t *block, uint32_t i, fs_wire_status status);
+void fs_result_set_flags(uint8_t *block, uint32_t flags);
 void fs_result_set_compute(uint8_t *block, uint64_t compute_ns);
 
 /* HINT, from router to expert node: which of the node's experts the router will use, and when. Only advice: it may be wrong, late or never

@@ -3,7 +3,7 @@
 #include "fabric/wire.h"
 #include "fabric/wire_int.h"
 
-enum { AT_NUM_GROUPS = 28, AT_COMPUTE = 40 };
+enum { AT_NUM_GROUPS = 28, AT_FLAGS = 36, AT_COMPUTE = 40 };
 
 static size_t rows_at(uint32_t num_groups)
 {
@@ -63,13 +63,14 @@ fs_status fs_result_decode(const uint8_t *data, size_t size, fs_result *out, fs_
     r.hidden_size = fs_read_u32(&in);
     r.num_groups = fs_read_u32(&in);
     r.num_pairs = fs_read_u32(&in);
-    uint32_t zero32 = fs_read_u32(&in);
+    r.flags = fs_read_u32(&in);
     r.compute_ns = fs_read_u64(&in);
     if (in.short_read) return fs_fail(detail, FS_CORRUPT, "result: %zu bytes are less than a header", size);
     if (version != FS_WIRE_VERSION)
         return fs_fail(detail, FS_UNSUPPORTED, "result: version %u, ours is %u", version, FS_WIRE_VERSION);
-    if (zero16 != 0 || zero32 != 0)
-        return fs_fail(detail, FS_CORRUPT, "result: reserved fields are not zero");
+    if (zero16 != 0) return fs_fail(detail, FS_CORRUPT, "result: a reserved field is not zero");
+    if (r.flags & ~FS_WIRE_WANTS_HINTS)
+        return fs_fail(detail, FS_CORRUPT, "result: unknown flags %#x", r.flags);
     fs_status st = check_counts(&r, detail);
     if (st != FS_OK) return st;
     size_t want = size_of(r.hidden_size, r.num_groups, r.num_pairs), rows = rows_at(r.num_groups);
@@ -113,6 +114,11 @@ void fs_result_set_group(uint8_t *block, uint32_t i, fs_wire_status status)
 {
     FS_ASSERT(i < fs_wire_get_u32(block + AT_NUM_GROUPS));
     fs_wire_put_u32(block + FS_WIRE_HEADER_BYTES + (size_t)i * 8 + 4, status);
+}
+
+void fs_result_set_flags(uint8_t *block, uint32_t flags)
+{
+    fs_wire_put_u32(block + AT_FLAGS, flags);
 }
 
 void fs_result_set_compute(uint8_t *block, uint64_t compute_ns)

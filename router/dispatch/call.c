@@ -129,6 +129,7 @@ void fs_dispatch_send(fs_dispatch_call *call, uint32_t moe_layer, const fs_dispa
 {
     FS_ASSERT(!call->active);
     FS_ASSERT(call->num_kept == 0);
+    call->dispatcher->num_visits++;
     call->rows = *rows;
     call->active = true;
     memset(rows->out, 0, (size_t)rows->num_rows * call->plan.top_k * sizeof *rows->out);
@@ -229,7 +230,7 @@ void fs_calls_on_message(void *arg, fs_peer *peer, uint16_t type, const uint8_t 
     fs_dispatcher *d = arg;
     fs_result r;
     fs_detail detail = {0};
-    const fs_dispatch_node *node = fs_peer_user(peer);
+    fs_dispatch_node *node = fs_peer_user(peer);
     if (!node || d->closing) return;
     fs_status st = type == FS_WIRE_RESULT ? fs_result_decode(data, size, &r, &detail)
                                           : fs_fail(&detail, FS_CORRUPT, "message of type %u", type);
@@ -238,6 +239,7 @@ void fs_calls_on_message(void *arg, fs_peer *peer, uint16_t type, const uint8_t 
         fs_peer_close(peer); /* on_down sends its rows elsewhere */
         return;
     }
+    node->wants_hints = (r.flags & FS_WIRE_WANTS_HINTS) != 0;
     for (uint32_t i = 0; i < d->num_calls; i++) {
         fs_dispatch_call *call = d->call[i];
         uint32_t m = call->active ? fs_plan_find(&call->plan, r.id) : FS_PLAN_NONE;

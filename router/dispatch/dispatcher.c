@@ -99,9 +99,10 @@ static fs_status alloc_scratch(fs_dispatcher *d)
     d->count = fs_arena_calloc(&d->arena, experts, sizeof *d->count);
     d->sent = fs_arena_calloc(&d->arena, experts, sizeof *d->sent);
     d->kind = fs_arena_calloc(&d->arena, experts, sizeof *d->kind);
+    d->visited = fs_arena_calloc(&d->arena, d->options.num_experts, sizeof *d->visited);
     d->call = fs_arena_calloc(&d->arena, d->options.max_calls, sizeof(fs_dispatch_call *));
     bool ok = d->row && d->scale && d->row_i8 && d->row_f32 && d->pair_row && d->expert && d->count &&
-              d->sent && d->kind && d->call;
+              d->sent && d->kind && d->visited && d->call;
     return ok ? FS_OK : FS_NO_MEMORY;
 }
 
@@ -122,7 +123,10 @@ static fs_status start_fabric(fs_dispatcher *d, fs_detail *detail)
 
 static void free_dispatcher(fs_dispatcher *d)
 {
-    for (uint32_t i = 0; i < d->view.num_nodes; i++) free(d->node[i]);
+    for (uint32_t i = 0; i < d->view.num_nodes; i++) {
+        fs_node_free_hints(d->node[i]);
+        free(d->node[i]);
+    }
     free(d->node);
     free(d->plan_node);
     free(d->replica);

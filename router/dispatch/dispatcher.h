@@ -67,10 +67,22 @@ void fs_dispatch_send(fs_dispatch_call *call, uint32_t moe_layer, const fs_dispa
 /* The outputs of the last send are no longer read. */
 void fs_dispatch_release(fs_dispatch_call *call);
 
+/* Rows that will visit the experts of all MoE layers, one after the other: what nodes that keep a part of their experts in memory are
+ * told, so that they can load the others ahead. */
+typedef struct {
+    uint32_t num_rows;
+    const uint16_t *const *route; /* [num_rows] each row's experts [num_moe_layers][top_k]; borrowed for the call */
+    uint32_t distance; /* visits of all micro-batches (fs_dispatch_send) until the first layer's */
+    uint32_t stride;   /* and from each layer's to the next one's, >= 1 */
+} fs_dispatch_hint;
+/* Only advice: a node that has no room for it, or has all its experts in memory, is told nothing. */
+void fs_dispatcher_hint(fs_dispatcher *dispatcher, const fs_dispatch_hint *hint);
+
 typedef struct {
     uint64_t epoch;
     uint32_t nodes_connected, in_flight; /* in_flight: messages not answered */
     uint64_t dispatches, redispatches;   /* messages sent; rows (of one expert each) sent again */
+    uint64_t hints, hints_dropped;       /* messages; dropped: the fabric had no room */
     int64_t send_ns, experts_compute_ns; /* loop time for encoding and sending; as nodes report it */
 } fs_dispatcher_stats;
 void fs_dispatcher_get_stats(const fs_dispatcher *dispatcher, fs_dispatcher_stats *out);

@@ -18,6 +18,8 @@ typedef struct {
     fs_peer *peer;        /* connecting or connected; NULL: reconnect_ns counts */
     int64_t reconnect_ns; /* when to try again */
     int64_t backoff_ns;
+    bool wants_hints;                  /* it does not hold all its experts, its last result said */
+    fs_buffer hint_visit, hint_expert; /* fs_hint_visit, uint16_t: of the hint that is being made */
     bool complained; /* its loss was logged: further failed connects are not */
 } fs_dispatch_node;
 
@@ -51,13 +53,14 @@ struct fs_dispatcher {
     /* calls */
     fs_dispatch_call **call;
     uint32_t num_calls;
-    uint64_t next_id;
+    uint64_t next_id, num_visits; /* num_visits: sends, as hints count time */
     /* one encode's scratch */
     uint32_t *row, *pair_row, *expert, *count, *sent;
     float *scale;
     const int8_t **row_i8;
     const float **row_f32;
     fs_plan_answer_kind *kind;
+    bool *visited; /* [num_experts] */
     fs_dispatcher_stats stats;
     bool closing;
     void (*closed)(void *arg);
@@ -83,6 +86,9 @@ void fs_calls_advance(fs_dispatcher *d); /* pending rows may have somewhere to g
 int64_t fs_calls_next_ns(const fs_dispatcher *d, int64_t now_ns);
 uint32_t fs_calls_in_flight(const fs_dispatcher *d);
 void fs_calls_forget(fs_dispatcher *d);
+
+/* hint.c */
+void fs_node_free_hints(fs_dispatch_node *node);
 
 /* dispatcher.c */
 int64_t fs_dispatcher_now(void);

@@ -172,7 +172,7 @@ void fs_nodes_on_up(void *arg, fs_peer *peer)
     }
     fs_log_info("node_up", "node=%s address=%s", node->name, node->address);
     node->backoff_ns = BACKOFF_FIRST_MS * FS_NS_PER_MS;
-    node->complained = false;
+    node->complained = node->wants_hints = false;
     d->plan_node[node->slot].connected = true;
     fs_dispatcher_changed(d);
 }

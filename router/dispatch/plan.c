@@ -108,19 +108,19 @@ static uint32_t rank_of(const fs_plan_node *node)
     }
 }
 
-static uint32_t choose(const fs_plan *plan, const fs_plan_group *group, const fs_plan_view *view,
-                       int64_t now_ns)
+static uint32_t choose(const fs_plan_view *view, uint32_t moe_layer, uint32_t expert,
+                       const fs_plan_group *group, int64_t now_ns)
 {
-    if (!view->replica || plan->moe_layer >= view->num_moe_layers || group->expert >= view->num_experts)
+    if (!view->replica || moe_layer >= view->num_moe_layers || expert >= view->num_experts)
         return FS_PLAN_NONE;
     uint32_t n = view->num_replicas, best = FS_PLAN_NONE, best_rank = FS_PLAN_NONE;
-    const uint32_t *replica = view->replica +
-                              ((size_t)plan->moe_layer * view->num_experts + group->expert) * n;
-    fs_random spread = {((uint64_t)view->spread << 40) ^ ((uint64_t)plan->moe_layer << 20) ^ group->expert};
+    const uint32_t *replica = view->replica + ((size_t)moe_layer * view->num_experts + expert) * n;
+    fs_random spread = {((uint64_t)view->spread << 40) ^ ((uint64_t)moe_layer << 20) ^ expert};
     uint32_t first = n ? fs_random_below(&spread, n) : 0;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t node = replica[(first + i) % n];
-        if (node == FS_NO_REPLICA || node >= view->num_nodes || avoided(group, node, now_ns)) continue;
+        if (node == FS_NO_REPLICA || node >= view->num_nodes) continue;
+        if (group && avoided(group, node, now_ns)) continue;
         uint32_t rank = rank_of(&view->node[node]);
         if (rank < best_rank) {
             best_rank = rank;
@@ -128,6 +128,11 @@ static uint32_t choose(const fs_plan *plan, const fs_plan_group *group, const fs
         }
     }
     return best;
+}
+
+uint32_t fs_plan_node_for(const fs_plan_view *view, uint32_t moe_layer, uint32_t expert)
+{
+    return choose(view, moe_layer, expert, NULL, 0);
 }
 
 /* ---- assigning ---- */
@@ -169,7 +174,7 @@ uint32_t fs_plan_assign(fs_plan *plan, const fs_plan_view *view, const fs_plan_r
     for (uint32_t g = 0; g < plan->num_groups; g++) {
         fs_plan_group *group = &plan->group[g];
         if (group->state != FS_GROUP_PENDING) continue;
-        uint32_t node = choose(plan, group, view, now_ns);
+        uint32_t node = choose(view, plan->moe_layer, group->expert, group, now_ns);
         if (node == FS_PLAN_NONE) {
             no_node(plan, group, view, rule, now_ns);
             continue;

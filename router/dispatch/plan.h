@@ -87,6 +87,9 @@ void fs_plan_begin(fs_plan *plan, uint32_t moe_layer, const uint16_t *const *rou
 uint32_t fs_plan_assign(fs_plan *plan, const fs_plan_view *view, const fs_plan_rule *rule, int64_t now_ns,
                         uint64_t *next_id, uint32_t *sent);
 
+/* The node that rows of this expert would go to now, had none of them failed before; FS_PLAN_NONE: there is none. */
+uint32_t fs_plan_node_for(const fs_plan_view *view, uint32_t moe_layer, uint32_t expert);
+
 /* The open message with this id, or FS_PLAN_NONE (answered already, given up, or never ours: such an answer
  * is dropped). */
 uint32_t fs_plan_find(const fs_plan *plan, uint64_t id);

@@ -111,7 +111,8 @@ static fs_status alloc_tables(fs_engine *e)
     e->plan = fs_arena_calloc(&e->arena, e->options.max_running, sizeof *e->plan);
     e->expired = fs_arena_calloc(&e->arena, slots, sizeof *e->expired);
     e->trace_part = fs_arena_calloc(&e->arena, e->options.max_running, sizeof *e->trace_part);
-    if (!e->slot || !e->plan || !e->expired || !e->trace_part) return FS_NO_MEMORY;
+    e->announced = fs_arena_calloc(&e->arena, e->options.step_tokens, sizeof *e->announced);
+    if (!e->slot || !e->plan || !e->expired || !e->trace_part || !e->announced) return FS_NO_MEMORY;
     for (; e->num_lanes < e->options.micro_batches; e->num_lanes++) {
         fs_status st = fs_lane_init(&e->lane[e->num_lanes], e);
         if (st != FS_OK) {
@@ -260,6 +261,7 @@ static void on_routes(fs_lookahead_item *item, fs_status status)
         fs_engine_end(seq, FS_END_FAILED, status, "the prompt's routes could not be computed");
     } else {
         fs_record_routes(seq);
+        fs_announce_prompt(seq);
         fs_sched_ready(e->sched, seq->id);
     }
     fs_engine_kick(e);

@@ -19,6 +19,10 @@
 
 #define FS_ENGINE_MAX_LANES 4u
 
+/* What nodes are told of the visits to come: nothing; those of each micro-batch as it is planned; and those of prompts that wait, as
+ * soon as their routes are known. */
+typedef enum { FS_LOOKAHEAD_OFF, FS_LOOKAHEAD_HINTS, FS_LOOKAHEAD_FULL } fs_lookahead_mode;
+
 typedef struct fs_engine fs_engine;
 typedef struct fs_sequence fs_sequence; /* one request; dead after its on_end or fs_engine_cancel */
 
@@ -34,6 +38,7 @@ typedef struct {
     uint32_t step_tokens;   /* rows of a micro-batch at most */
     uint32_t prefill_chunk; /* prompt tokens of one sequence in a micro-batch at most */
     uint32_t micro_batches; /* in flight, 1..FS_ENGINE_MAX_LANES */
+    fs_lookahead_mode lookahead;
     fs_trace_writer *trace; /* what is done and known is written to it; may be NULL */
 } fs_engine_options;
 

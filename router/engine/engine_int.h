@@ -101,12 +101,13 @@ struct fs_engine {
     fs_kv_pool *kv;
     fs_lookahead *lookahead;
     fs_sched *sched;
-    fs_sequence *first;        /* all that have memory */
-    fs_sequence **slot;        /* by the scheduler's id */
-    fs_sched_part *plan;       /* [max_running] scratch */
-    fs_trace_part *trace_part; /* [max_running] scratch */
-    uint32_t num_traced;       /* sequences */
-    uint32_t *expired;         /* [max_running + max_waiting] scratch */
+    fs_sequence *first;         /* all that have memory */
+    fs_sequence **slot;         /* by the scheduler's id */
+    fs_sched_part *plan;        /* [max_running] scratch */
+    fs_trace_part *trace_part;  /* [max_running] scratch */
+    const uint16_t **announced; /* [step_tokens] scratch */
+    uint32_t num_traced;        /* sequences */
+    uint32_t *expired;          /* [max_running + max_waiting] scratch */
     fs_lane lane[FS_ENGINE_MAX_LANES];
     uint32_t num_lanes, max_heads, context;
     bool closing;
@@ -123,6 +124,10 @@ void fs_record_routes(fs_sequence *seq); /* those that came since the last call;
 void fs_record_step(fs_lane *lane);
 void fs_record_lane(fs_lane *lane, fs_trace_kind kind); /* EXPERTS, RESULTS, DONE */
 void fs_record_end(fs_sequence *seq);
+
+/* Tells the nodes what a micro-batch that begins, or a prompt whose routes have become known, will visit (announce.c). */
+void fs_announce_step(fs_lane *lane);
+void fs_announce_prompt(fs_sequence *seq);
 
 /* Ends a sequence: it leaves the scheduler, on_end comes, memory goes back now or when its job is done.
  * kind: what is counted. */

@@ -342,6 +342,7 @@ void fs_lane_start(fs_lane *lane)
     lane->batch->num_rows = 0;
     for (uint32_t i = 0; i < n; i++) add_part(lane, &e->plan[i], now);
     fs_record_step(lane);
+    fs_announce_step(lane);
     lane->job = (fs_job){.run = run, .done = done};
     post(lane);
 }

@@ -249,12 +249,14 @@ static void a_result_is_made_in_place(void **state)
     }
     fs_result_set_group(block, 1, FS_WIRE_MOVED);
     fs_result_set_compute(block, 123456789012);
+    fs_result_set_flags(block, FS_WIRE_WANTS_HINTS);
     fs_result r;
     assert_int_equal(fs_result_decode(block, size, &r, NULL), FS_OK);
     assert_int_equal(r.id, 77);
     assert_int_equal(r.epoch, 9);
     assert_int_equal(r.layer, 4);
     assert_int_equal(r.compute_ns, 123456789012);
+    assert_int_equal(r.flags, FS_WIRE_WANTS_HINTS);
     assert_int_equal(r.num_pairs, PAIRS);
     uint32_t e;
     fs_wire_status st;
@@ -271,7 +273,8 @@ static void a_broken_result_is_refused_and_says_what(void **state)
     static const breakage cases[] = {
         {0, 2, 0, FS_UNSUPPORTED, "version 0"},
         {2, 2, 1, FS_CORRUPT, "reserved"},
-        {36, 4, 1, FS_CORRUPT, "reserved"},
+        {36, 4, 2, FS_CORRUPT, "flags 0x2"},
+        {36, 4, 1u << 31, FS_CORRUPT, "flags"},
         {24, 4, 0, FS_CORRUPT, "hidden_size 0"},
         {24, 4, UINT32_MAX, FS_CORRUPT, "hidden_size"},
         {24, 4, 101, FS_CORRUPT, "bytes"},

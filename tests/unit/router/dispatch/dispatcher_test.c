@@ -22,6 +22,9 @@ typedef struct {
     uint32_t asked;
     uint64_t last_epoch;
     uint32_t last_layer;
+    bool wants_hints;
+    uint32_t num_hints;
+    char hint[128]; /* the last one: position, then distance/layer:experts of each visit */
 } test_node;
 
 typedef struct {
@@ -67,6 +70,7 @@ static void answer(test_node *n, fs_peer *peer, const fs_dispatch *d)
                 rows[pair * HIDDEN + h] = output(d->row_i8[r * d->row_stride + h], d->scale[r], expert);
         }
     }
+    if (n->wants_hints) fs_result_set_flags(block, FS_WIRE_WANTS_HINTS);
     if (n->mode == MISFIT) block[4] ^= 1; /* an answer for another layer */
     fs_slice slice = {block, size};
     uint16_t type = n->mode == OTHER_TYPE ? 99 : FS_WIRE_RESULT;
@@ -74,10 +78,32 @@ static void answer(test_node *n, fs_peer *peer, const fs_dispatch *d)
     assert_int_equal(fs_fabric_send(peer, type, &slice, 1, block), FS_OK);
 }
 
+static void take_hint(test_node *n, const uint8_t *data, size_t size)
+{
+    fs_hint h;
+    fs_buffer text = {0};
+    assert_int_equal(fs_hint_decode(data, size, &h, NULL), FS_OK);
+    assert_int_equal(h.fingerprint, FINGERPRINT);
+    fs_buffer_printf(&text, "%llu", (unsigned long long)h.position);
+    for (uint32_t v = 0, use = 0; v < h.num_visits; v++) {
+        fs_hint_visit visit = fs_hint_get_visit(&h, v);
+        fs_buffer_printf(&text, " %u/%u:", visit.distance, visit.layer);
+        for (uint32_t i = 0; i < visit.count; i++)
+            fs_buffer_printf(&text, "%s%u", i ? "," : "", fs_hint_get_expert(&h, use++));
+    }
+    snprintf(n->hint, sizeof n->hint, "%.*s", (int)text.size, (const char *)text.data);
+    fs_buffer_free(&text);
+    n->num_hints++;
+}
+
 static void on_dispatch(void *arg, fs_peer *peer, uint16_t type, const uint8_t *data, size_t size)
 {
     test_node *n = arg;
     fs_dispatch d;
+    if (type == FS_WIRE_HINT) {
+        take_hint(n, data, size);
+        return;
+    }
     assert_int_equal(type, FS_WIRE_DISPATCH);
     assert_int_equal(fs_dispatch_decode(data, size, &d, NULL), FS_OK);
     assert_int_equal(d.fingerprint, FINGERPRINT);
@@ -298,6 +324,42 @@ static void outputs_come_back_in_the_order_of_the_route(void **state)
     assert_int_equal(stats.nodes_connected, NODES);
 }
 
+static bool node0_was_told(fixture *f)
+{
+    return f->node[0].num_hints > 0;
+}
+
+/* Nodes hold the experts of even and of odd number. */
+static void nodes_that_want_hints_are_told_of_their_experts_alone(void **state)
+{
+    static const uint16_t first[LAYERS * TOP_K] = {3, 0, 1, 2}, second[LAYERS * TOP_K] = {0, 2, 2, 1};
+    static const uint16_t *const routes[] = {first, second};
+    const fs_dispatch_hint hint = {.num_rows = 2, .route = routes, .distance = 5, .stride = 2};
+    fixture *f = *state;
+    fs_dispatcher_stats stats;
+    set_placement(f, false);
+    wait_for(f, is_serving);
+    f->node[0].wants_hints = true;
+    fs_dispatcher_hint(f->dispatcher, &hint); /* nobody has asked for any yet */
+    ask(f, 0);
+    wait_for(f, is_done);
+    check_outputs(f);
+    fs_dispatcher_hint(f->dispatcher, &hint);
+    wait_for(f, node0_was_told);
+    assert_string_equal(f->node[0].hint, "1 5/1:0,2 7/3:2");
+    f->node[0].wants_hints = false;
+    ask(f, 0);
+    wait_for(f, is_done);
+    check_outputs(f);
+    fs_dispatcher_hint(f->dispatcher, &hint);
+    ask(f, 1);
+    wait_for(f, is_done);
+    check_outputs(f);
+    fs_dispatcher_get_stats(f->dispatcher, &stats);
+    assert_true(stats.hints == 1 && stats.hints_dropped == 0);
+    assert_true(f->node[0].num_hints == 1 && f->node[1].num_hints == 0);
+}
+
 static void a_bad_answer_is_asked_of_the_other_replica(void **state)
 {
     fixture *f = *state;
@@ -431,6 +493,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(outputs_come_back_in_the_order_of_the_route),
+        T(nodes_that_want_hints_are_told_of_their_experts_alone),
         T(a_bad_answer_is_asked_of_the_other_replica),
         T(rows_of_a_lost_node_go_to_the_other),
         T(without_a_replica_only_its_rows_fail_and_in_bounded_time),
