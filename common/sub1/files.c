@@ -87,21 +87,6 @@ static fs_expert new_expert(const fs_model_config *config)
                        .intermediate_size = config->moe_intermediate_size};
 }
 
-fs_status fs_expert_open_bytes(const fs_model_config *config, const fs_expert_range *range,
-                               const uint8_t *bytes, fs_expert *out, fs_detail *detail)
-{
-    FS_ASSERT(config->expert_storage == FS_EXPERTS_SUB1);
-    fs_expert e = new_expert(config);
-    for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
-        const fs_tensor *t = range->part[i];
-        const uint8_t *at = bytes + (t->file_offset - range->offset);
-        fs_status st = open_part(config, t, (fs_expert_part)i, at, &e.sub1[i], detail);
-        if (st != FS_OK) return st;
-    }
-    *out = e;
-    return FS_OK;
-}
-
 /* Kernels read bf16 and float32 in place; float16, and what a foreign writer left unaligned, is widened. */
 static bool usable_in_place(const fs_tensor *t)
 {
@@ -138,16 +123,54 @@ static fs_status open_dense(const fs_expert_range *range, fs_expert *e, void **w
     return FS_OK;
 }
 
-fs_status fs_expert_open(const fs_model_config *config, const fs_expert_range *range, fs_expert *out,
-                         void **widened, fs_detail *detail)
+fs_status fs_expert_open_parts(const fs_model_config *config, const fs_expert_range *range,
+                               const uint8_t *const part[3], fs_expert *out, void **widened,
+                               fs_detail *detail)
 {
+    fs_tensor tensor[FS_NUM_EXPERT_PARTS];
+    fs_expert_range moved = *range;
     fs_expert e = new_expert(config);
     void *memory = NULL;
-    fs_status st = config->expert_storage == FS_EXPERTS_SUB1
-                       ? fs_expert_open_bytes(config, range, range->part[0]->data, &e, detail)
-                       : open_dense(range, &e, &memory, detail);
+    fs_status st = FS_OK;
+    for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) {
+        tensor[i] = *range->part[i];
+        tensor[i].data = part[i];
+        moved.part[i] = &tensor[i];
+    }
+    if (config->expert_storage == FS_EXPERTS_DENSE) st = open_dense(&moved, &e, &memory, detail);
+    for (int i = 0; i < FS_NUM_EXPERT_PARTS && config->expert_storage == FS_EXPERTS_SUB1 && st == FS_OK; i++)
+        st = open_part(config, &tensor[i], (fs_expert_part)i, part[i], &e.sub1[i], detail);
     if (st != FS_OK) return st;
     *out = e;
     *widened = memory;
     return FS_OK;
+}
+
+size_t fs_expert_widened_bytes(const fs_model_config *config, const fs_expert_range *range)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < FS_NUM_EXPERT_PARTS && config->expert_storage == FS_EXPERTS_DENSE; i++) {
+        fs_dtype dtype = range->part[i]->dtype;
+        if (dtype != FS_DTYPE_BF16 && dtype != FS_DTYPE_F32) bytes += widened_bytes(range->part[i]);
+    }
+    return bytes;
+}
+
+fs_status fs_expert_open_bytes(const fs_model_config *config, const fs_expert_range *range,
+                               const uint8_t *bytes, fs_expert *out, fs_detail *detail)
+{
+    FS_ASSERT(config->expert_storage == FS_EXPERTS_SUB1);
+    const uint8_t *part[FS_NUM_EXPERT_PARTS];
+    void *widened;
+    for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++)
+        part[i] = bytes + (range->part[i]->file_offset - range->offset);
+    return fs_expert_open_parts(config, range, part, out, &widened, detail);
+}
+
+fs_status fs_expert_open(const fs_model_config *config, const fs_expert_range *range, fs_expert *out,
+                         void **widened, fs_detail *detail)
+{
+    const uint8_t *part[FS_NUM_EXPERT_PARTS];
+    for (int i = 0; i < FS_NUM_EXPERT_PARTS; i++) part[i] = range->part[i]->data;
+    return fs_expert_open_parts(config, range, part, out, widened, detail);
 }

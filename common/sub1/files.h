@@ -28,4 +28,12 @@ FS_MUST_USE fs_status fs_expert_open(const fs_model_config *config, const fs_exp
 FS_MUST_USE fs_status fs_expert_open_bytes(const fs_model_config *config, const fs_expert_range *range,
                                            const uint8_t *bytes, fs_expert *out, fs_detail *detail);
 
+/* The same for both storages, with each part in memory of its own: part[i] has range->part[i]->size bytes, FS_SUB1_ALIGN-aligned, borrowed
+ * for as long as the expert is used. What a mapping of the file would show is not looked at. */
+FS_MUST_USE fs_status fs_expert_open_parts(const fs_model_config *config, const fs_expert_range *range,
+                                           const uint8_t *const part[3], fs_expert *out, void **widened,
+                                           fs_detail *detail);
+/* What widened would take at most; 0 where every part is used as it is. */
+size_t fs_expert_widened_bytes(const fs_model_config *config, const fs_expert_range *range);
+
 #endif

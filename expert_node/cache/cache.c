@@ -410,6 +410,7 @@ void fs_cache_get_stats(const fs_cache *c, fs_cache_stats *out)
     *out = c->stats;
     out->budget_bytes = c->options.budget_bytes;
     out->resident = c->num_resident;
+    out->leaving = c->num_leaving;
     out->loading = c->num_loading;
 }
 

@@ -42,7 +42,9 @@ typedef struct {
     uint64_t budget_bytes;     /* FS_CACHE_NO_LIMIT: none */
     uint32_t
         max_loads; /* under way at once, at least 1; prefetches leave one of them free where there are two */
-    int64_t hint_grace_ns; /* a hint that did not come true is believed for so long after its time */
+    int64_t
+        hint_grace_ns; /* a hint that did not come true is believed for so long after its time at most, and for two
+                              periods of its layer's visits where that is known */
 } fs_cache_options;
 
 typedef struct fs_cache fs_cache;
@@ -111,6 +113,7 @@ typedef struct {
     uint64_t hints, refused_hints;
     uint64_t resident_bytes, loading_bytes, budget_bytes, wanted_bytes; /* now */
     uint32_t resident, loading, queued, wanted, failed; /* keys, now; failed of those that are wanted */
+    uint32_t leaving;                                   /* of resident: no longer wanted, still in use */
     uint32_t too_large;                                 /* wanted keys that are larger than the budget */
 } fs_cache_stats;
 void fs_cache_get_stats(const fs_cache *cache, fs_cache_stats *out);
