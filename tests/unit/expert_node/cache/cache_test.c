@@ -260,12 +260,6 @@ static void a_use_that_is_told_again_is_the_same_use(void **state)
     fixture f;
     open_cache(&f, FS_CACHE_LOOKAHEAD, 20, 2);
     for (int i = 0; i < 6; i++, f.now += MS(9)) use(&f, i % 2, NOBODY); /* layer 0 comes round every 10 ms */
-    fs_cache_hint(f.cache, 0, 0, f.now + MS(8), f.now);
-    fs_cache_hint(f.cache, 0, 0, f.now + MS(11), f.now); /* the same use */
-    fs_cache_hint(f.cache, 0, 1, f.now + MS(40), f.now);
-    f.now += MS(10);
-    use(&f, 0, NOBODY);
-    use(&f, 2, 1); /* nothing is left of 0's: it is used a period later, before 1 */
     fs_cache_hint(f.cache, 0, 4, f.now + MS(8), f.now);
     for (uint32_t i = 1; i < FS_CACHE_KEY_USES; i++)
         assert_true(fs_cache_hint(f.cache, 0, 4, f.now + MS(8 + 10 * i), f.now));
