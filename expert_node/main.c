@@ -257,6 +257,7 @@ static fs_status start_fabric(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], 
                             .store = n->store,
                             .threads = n->options.member.threads,
                             .inline_ns = (uint64_t)n->options.inline_ns,
+                            .split_ns = (uint64_t)n->options.split_ns,
                             .queue_rows = n->options.queue_rows,
                             .queue_dispatches = n->options.queue_dispatches,
                             .max_message = options.max_message};

@@ -41,6 +41,13 @@ static const fs_conf_option table[] = {
      .max = FS_NS_PER_MS,
      .help =
          "Rows that should take less than this together are computed without waking a thread; 0us: none."},
+    {.name = "split",
+     .type = FS_CONF_DURATION,
+     .offset = AT(split_ns),
+     .default_text = "50us",
+     .max = FS_NS_PER_S,
+     .help =
+         "Rows of one expert are divided over idle threads if each then has this much to do; 0us: never."},
     {.name = "drain",
      .type = FS_CONF_DURATION,
      .offset = AT(drain_ns),

@@ -26,6 +26,7 @@ typedef struct {
     uint32_t queue_dispatches; /* dispatches not yet answered, of all routers; the same */
     uint64_t
         inline_ns; /* what waits and should take less than this runs on the loop; 0: threads compute everything */
+    uint64_t split_ns;  /* a batch is divided over idle threads if each has so much to do; 0: never */
     size_t max_message; /* of the fabric: a dispatch whose result would be larger is refused */
 } fs_exec_options;
 
@@ -50,7 +51,7 @@ void fs_exec_on_down(fs_exec *exec, fs_peer *peer);
 void fs_exec_when_idle(fs_exec *exec, void (*idle)(void *arg), void *arg);
 
 typedef struct {
-    uint64_t dispatches, rows_computed, batches, jobs, refused_groups, compute_ns;
+    uint64_t dispatches, rows_computed, batches, batches_split, jobs, refused_groups, compute_ns;
     uint32_t pending, queued_rows; /* now */
 } fs_exec_stats;
 void fs_exec_get_stats(const fs_exec *exec, fs_exec_stats *out);

@@ -5,6 +5,7 @@
 #include "base/worker.h"
 #include "exec/batch.h"
 #include "exec/exec.h"
+#include "exec/share.h"
 #include "fabric/wire.h"
 
 /* A job carries several small batches, so that a thread is woken once for them. */
@@ -30,14 +31,28 @@ typedef struct {
     fs_held *held;
     uint32_t first_row, num_rows, first_piece, num_pieces;
     fs_wire_status status;
-    int64_t ns;
+    int64_t ns, threads_ns; /* as the clock says; of all threads together */
 } fs_exec_batch;
 
-/* The worker's from post until done. */
-typedef struct fs_exec_job {
+typedef struct fs_exec_job fs_exec_job;
+
+/* A thread beside the job's own at a batch that is divided. The worker's from post until done. */
+typedef struct fs_exec_helper {
+    fs_job job; /* first */
+    fs_exec_job *of;
+    int64_t ns;
+    struct fs_exec_helper *next_free;
+} fs_exec_helper;
+
+/* The worker's from post until done; a divided one's until its helpers are done too. */
+struct fs_exec_job {
     fs_job job; /* first */
     fs_exec *exec;
     struct fs_exec_job *next_free;
+    uint32_t threads, threads_left; /* at work on it; of them not done. More than one: it has one batch */
+    fs_phases phases;               /* of the divided batch */
+    fs_expert_rows rows;
+    int64_t helpers_ns, longest_ns; /* of the helpers: sum and most */
     uint32_t num_batches, num_rows, num_pieces;
     fs_exec_batch batches[FS_EXEC_JOB_BATCHES];
     fs_batch_piece pieces[FS_EXEC_JOB_ROWS];
@@ -47,7 +62,7 @@ typedef struct fs_exec_job {
     float *out[FS_EXEC_JOB_ROWS];
     void *scratch;
     size_t scratch_bytes;
-} fs_exec_job;
+};
 
 struct fs_exec {
     const fs_exec_port *port;
@@ -61,9 +76,12 @@ struct fs_exec {
     fs_worker *worker;
     fs_exec_job *jobs, *free_job; /* [threads] */
     fs_exec_job *loop_job;        /* the loop's own */
-    uint32_t threads, jobs_running;
-    uint64_t inline_ns, row_ns; /* row_ns: what a row took lately; 0: not known yet */
-    uv_idle_t begin;            /* runs once after messages have come */
+    bool phases_made;
+    fs_exec_helper *helpers, *free_helper; /* [threads] */
+    uint32_t threads, threads_busy;
+    uint64_t inline_ns, split_ns;
+    uint64_t row_ns; /* what a row took a thread lately; 0: not known yet */
+    uv_idle_t begin; /* runs once after messages have come */
     void (*idle)(void *arg);
     void *idle_arg;
     fs_exec_stats stats;

@@ -17,6 +17,15 @@ static bool need_scratch(fs_exec_job *job, size_t bytes)
     return job->scratch != NULL;
 }
 
+static fs_expert_rows rows_of(const fs_exec_job *job, const fs_exec_batch *batch)
+{
+    return (fs_expert_rows){.num_rows = batch->num_rows,
+                            .x_i8 = job->x_i8 + batch->first_row,
+                            .x_scale = job->x_scale + batch->first_row,
+                            .x_f32 = job->x_f32 + batch->first_row,
+                            .out = job->out + batch->first_row};
+}
+
 static void run_batch(fs_exec_job *job, fs_exec_batch *batch)
 {
     const fs_expert *expert = fs_held_expert(batch->held);
@@ -24,20 +33,32 @@ static void run_batch(fs_exec_job *job, fs_exec_batch *batch)
         batch->status = FS_WIRE_EXHAUSTED;
         return;
     }
-    fs_expert_rows rows = {.num_rows = batch->num_rows,
-                           .x_i8 = job->x_i8 + batch->first_row,
-                           .x_scale = job->x_scale + batch->first_row,
-                           .x_f32 = job->x_f32 + batch->first_row,
-                           .out = job->out + batch->first_row};
+    fs_expert_rows rows = rows_of(job, batch);
     int64_t start = fs_clock_now(fs_clock_system());
     fs_expert_run(expert, &rows, job->scratch, NULL);
-    batch->ns = fs_clock_now(fs_clock_system()) - start;
+    batch->ns = batch->threads_ns = fs_clock_now(fs_clock_system()) - start;
+}
+
+static int64_t take_part(fs_exec_job *job)
+{
+    int64_t start = fs_clock_now(fs_clock_system());
+    fs_phases_work(&job->phases);
+    return fs_clock_now(fs_clock_system()) - start;
 }
 
 static void run_job(fs_job *base)
 {
     fs_exec_job *job = (fs_exec_job *)base;
-    for (uint32_t i = 0; i < job->num_batches; i++) run_batch(job, &job->batches[i]);
+    if (job->threads > 1)
+        job->batches[0].ns = job->batches[0].threads_ns = take_part(job);
+    else
+        for (uint32_t i = 0; i < job->num_batches; i++) run_batch(job, &job->batches[i]);
+}
+
+static void run_helper(fs_job *base)
+{
+    fs_exec_helper *helper = (fs_exec_helper *)base;
+    helper->ns = take_part(helper->of);
 }
 
 /* ---- on the loop ---- */
@@ -55,7 +76,7 @@ static void credit(fs_exec *exec, const fs_exec_job *job, const fs_exec_batch *b
     }
     if (batch->status != FS_WIRE_OK) return;
     /* Over about 16 batches. Never 0 again: that means unknown. */
-    uint64_t row_ns = (uint64_t)batch->ns / batch->num_rows;
+    uint64_t row_ns = (uint64_t)batch->threads_ns / batch->num_rows;
     exec->row_ns = exec->row_ns ? (15 * exec->row_ns + row_ns) / 16 + 1 : row_ns + 1;
     exec->stats.batches++;
     exec->stats.rows_computed += batch->num_rows;
@@ -64,22 +85,46 @@ static void credit(fs_exec *exec, const fs_exec_job *job, const fs_exec_batch *b
 
 static void credit_job(fs_exec *exec, fs_exec_job *job)
 {
+    if (job->threads > 1) {
+        fs_exec_batch *batch = &job->batches[0];
+        batch->threads_ns += job->helpers_ns;
+        if (batch->ns < job->longest_ns) batch->ns = job->longest_ns;
+    }
     for (uint32_t i = 0; i < job->num_batches; i++) {
         fs_store_release(job->batches[i].held);
         credit(exec, job, &job->batches[i]);
     }
 }
 
+/* One of the job's threads is done. */
+static void thread_done(fs_exec_job *job)
+{
+    fs_exec *exec = job->exec;
+    exec->threads_busy--;
+    if (--job->threads_left == 0) {
+        exec->stats.jobs++;
+        credit_job(exec, job);
+        job->next_free = exec->free_job;
+        exec->free_job = job;
+    }
+    fs_exec_start_jobs(exec);
+}
+
 static void job_done(fs_job *base)
 {
-    fs_exec_job *job = (fs_exec_job *)base;
-    fs_exec *exec = job->exec;
-    exec->jobs_running--;
-    exec->stats.jobs++;
-    credit_job(exec, job);
-    job->next_free = exec->free_job;
-    exec->free_job = job;
-    fs_exec_start_jobs(exec);
+    thread_done((fs_exec_job *)base);
+}
+
+/* Helpers come after their job has begun, or before: the times of both count once the last is back. */
+static void helper_done(fs_job *base)
+{
+    fs_exec_helper *helper = (fs_exec_helper *)base;
+    fs_exec_job *job = helper->of;
+    job->helpers_ns += helper->ns;
+    if (helper->ns > job->longest_ns) job->longest_ns = helper->ns;
+    helper->next_free = job->exec->free_helper;
+    job->exec->free_helper = helper;
+    thread_done(job);
 }
 
 static void add_rows(fs_exec *exec, fs_exec_job *job, const fs_batch_piece *piece)
@@ -128,8 +173,46 @@ static void fill_job(fs_exec *exec, fs_exec_job *job, uint32_t max_batches)
 /* A decode step's few rows take microseconds: less than waking a thread and being woken by it. */
 static bool is_little(const fs_exec *exec)
 {
-    return exec->row_ns > 0 && exec->jobs_running == 0 &&
+    return exec->row_ns > 0 && exec->threads_busy == 0 &&
            fs_batcher_num_rows(exec->batcher) * exec->row_ns < exec->inline_ns;
+}
+
+/* Makes phases of the job's one batch. false: no memory; the job will find that out for itself. */
+static bool divide(fs_exec_job *job, uint32_t threads)
+{
+    const fs_expert *expert = fs_held_expert(job->batches[0].held);
+    if (!need_scratch(job, fs_expert_scratch_bytes(expert, FS_EXPERT_MAX_ROWS))) return false;
+    fs_phase phase[FS_EXPERT_PHASES];
+    job->rows = rows_of(job, &job->batches[0]);
+    uint32_t num = fs_expert_plan(expert, &job->rows, job->scratch, threads, phase), most = 1;
+    for (uint32_t i = 0; i < num; i++)
+        if (phase[i].num_tasks > most) most = phase[i].num_tasks;
+    if (most == 1) return false; /* too small a one */
+    fs_phases_set(&job->phases, phase, num, job->scratch);
+    return true;
+}
+
+/* Gives the job to a thread, or its batch to several if they would be idle. */
+static void post(fs_exec *exec, fs_exec_job *job, uint32_t idle)
+{
+    const fs_exec_load load = {.rows = job->num_rows,
+                               .row_ns = exec->row_ns,
+                               .split_ns = exec->split_ns,
+                               .waiting = fs_batcher_num_ready(exec->batcher),
+                               .idle = idle};
+    uint32_t threads = job->num_batches == 1 ? fs_exec_threads_for(load) : 1;
+    if (threads > 1 && !divide(job, threads)) threads = 1;
+    job->threads = job->threads_left = threads;
+    job->helpers_ns = job->longest_ns = 0;
+    exec->threads_busy += threads;
+    exec->stats.batches_split += threads > 1;
+    fs_worker_post(exec->worker, &job->job);
+    for (uint32_t i = 1; i < threads; i++) {
+        fs_exec_helper *helper = exec->free_helper;
+        exec->free_helper = helper->next_free;
+        helper->of = job;
+        fs_worker_post(exec->worker, &helper->job);
+    }
 }
 
 void fs_exec_start_jobs(fs_exec *exec)
@@ -139,31 +222,37 @@ void fs_exec_start_jobs(fs_exec *exec)
         run_job(&exec->loop_job->job);
         credit_job(exec, exec->loop_job);
     }
-    while (exec->free_job && fs_batcher_num_ready(exec->batcher) > 0) {
+    while (exec->threads_busy < exec->threads && fs_batcher_num_ready(exec->batcher) > 0) {
         fs_exec_job *job = exec->free_job;
         /* The experts that wait are divided over the threads that are idle. */
-        uint32_t idle = exec->threads - exec->jobs_running, ready = fs_batcher_num_ready(exec->batcher);
+        uint32_t idle = exec->threads - exec->threads_busy, ready = fs_batcher_num_ready(exec->batcher);
         fill_job(exec, job, (ready + idle - 1) / idle);
         if (job->num_batches == 0) continue; /* all of it was dropped */
         exec->free_job = job->next_free;
-        exec->jobs_running++;
-        fs_worker_post(exec->worker, &job->job);
+        post(exec, job, idle);
     }
 }
 
 fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop)
 {
     exec->jobs = calloc(exec->threads, sizeof(*exec->jobs));
+    exec->helpers = calloc(exec->threads, sizeof(*exec->helpers));
     exec->loop_job = calloc(1, sizeof(*exec->loop_job));
-    if (!exec->jobs || !exec->loop_job) return FS_NO_MEMORY;
+    if (!exec->jobs || !exec->helpers || !exec->loop_job) return FS_NO_MEMORY;
     exec->loop_job->exec = exec;
+    exec->loop_job->threads = 1;
     for (uint32_t i = exec->threads; i-- > 0;) {
         fs_exec_job *job = &exec->jobs[i];
         job->job = (fs_job){.run = run_job, .done = job_done};
         job->exec = exec;
         job->next_free = exec->free_job;
         exec->free_job = job;
+        fs_phases_init(&job->phases);
+        exec->helpers[i].job = (fs_job){.run = run_helper, .done = helper_done};
+        exec->helpers[i].next_free = exec->free_helper;
+        exec->free_helper = &exec->helpers[i];
     }
+    exec->phases_made = true;
     return fs_worker_create(loop, "expert", exec->threads, &exec->worker);
 }
 
@@ -175,8 +264,10 @@ void fs_exec_destroy_jobs(fs_exec *exec)
         bool running = true; /* one that never ran its `done` still holds its experts */
         for (const fs_exec_job *f = exec->free_job; f; f = f->next_free) running &= f != job;
         for (uint32_t b = 0; running && b < job->num_batches; b++) fs_store_release(job->batches[b].held);
+        if (exec->phases_made) fs_phases_fini(&job->phases);
         free(job->scratch);
     }
+    free(exec->helpers);
     if (exec->loop_job) free(exec->loop_job->scratch);
     free(exec->loop_job);
     free(exec->jobs);

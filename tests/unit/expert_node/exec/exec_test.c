@@ -107,7 +107,8 @@ static int tear_down(void **state)
     return 0;
 }
 
-static void start_with(uint32_t threads, uint32_t queue_rows, uint32_t queue_dispatches, uint64_t inline_ns)
+static void start_split(uint32_t threads, uint32_t queue_rows, uint32_t queue_dispatches, uint64_t inline_ns,
+                        uint64_t split_ns)
 {
     fs_exec_options options = {.port = &fake,
                                .store = rig.store,
@@ -115,8 +116,14 @@ static void start_with(uint32_t threads, uint32_t queue_rows, uint32_t queue_dis
                                .queue_rows = queue_rows,
                                .queue_dispatches = queue_dispatches,
                                .inline_ns = inline_ns,
+                               .split_ns = split_ns,
                                .max_message = MAX_MESSAGE};
     assert_int_equal(fs_exec_create(&rig.loop, &options, &rig.exec), FS_OK);
+}
+
+static void start_with(uint32_t threads, uint32_t queue_rows, uint32_t queue_dispatches, uint64_t inline_ns)
+{
+    start_split(threads, queue_rows, queue_dispatches, inline_ns, 0);
 }
 
 /* Threads compute everything. */
@@ -299,6 +306,61 @@ static void rows_have_the_same_bits_in_a_batch_as_alone(void **state)
 static void little_work_is_done_on_the_loop_with_the_same_bits(void **state)
 {
     check_same_bits(UINT64_MAX);
+}
+
+static dispatch *large(uint64_t id, uint32_t layer, uint32_t num_groups, fs_random *random)
+{
+    dispatch *d = make(id, layer, 0, 0, random);
+    for (uint32_t g = 0; g < num_groups; g++) add_group(d, g * 3, FS_EXPERT_MAX_ROWS - g * 50, random);
+    encode(d, fs_store_fingerprint(rig.store), 0.01f, random);
+    return d;
+}
+
+static void stop(void)
+{
+    fs_exec_destroy(rig.exec);
+    rig.exec = NULL;
+    for (uint32_t i = 0; i < rig.num_sent; i++) free(rig.sent[i].block);
+    rig.num_sent = 0;
+}
+
+/* Three large batches one after the other, each while all threads are idle, then several at once. */
+static void a_batch_that_is_divided_over_idle_threads_has_the_same_bits(void **state)
+{
+    enum { N = 6 };
+    for (uint32_t threads = 1; threads <= 4; threads *= 2) {
+        fs_random random = {threads};
+        dispatch *d[N];
+        start_split(threads, 10000, 100, 0, 1);
+        for (uint32_t i = 0; i < N; i++) {
+            d[i] = large(i, i % 3 * 2, 1 + i / 2, &random);
+            give(d[i], PEER(i % 2));
+            if (i < 3) wait_sent(i + 1);
+        }
+        wait_sent(N);
+        fs_exec_stats stats;
+        fs_exec_get_stats(rig.exec, &stats);
+        assert_int_equal(stats.pending, 0);
+        if (threads == 1) assert_int_equal(stats.batches_split, 0);
+        if (threads > 1) assert_true(stats.batches_split >= 1); /* the second: what a row takes is known */
+        for (uint32_t i = 0; i < N; i++) check_right(d[i]), end(d[i]);
+        stop();
+    }
+}
+
+static void it_can_be_destroyed_while_a_divided_batch_runs(void **state)
+{
+    fs_random random = {5};
+    start_split(3, 10000, 100, 0, 1);
+    dispatch *d = large(0, 0, 1, &random);
+    give(d, PEER(0));
+    wait_sent(1);
+    give(d, PEER(0));
+    uv_run(&rig.loop, UV_RUN_NOWAIT);
+    uv_run(&rig.loop, UV_RUN_NOWAIT);
+    stop();
+    assert_int_equal(rig.kept, 0);
+    end(d);
 }
 
 static void an_expert_with_more_rows_than_a_call_takes_several(void **state)
@@ -525,6 +587,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(rows_have_the_same_bits_in_a_batch_as_alone),
         TEST(little_work_is_done_on_the_loop_with_the_same_bits),
+        TEST(a_batch_that_is_divided_over_idle_threads_has_the_same_bits),
+        TEST(it_can_be_destroyed_while_a_divided_batch_runs),
         TEST(an_expert_with_more_rows_than_a_call_takes_several),
         TEST(experts_that_are_not_held_are_moved_and_the_others_computed),
         TEST(an_expert_dropped_while_its_rows_wait_is_moved),
