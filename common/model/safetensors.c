@@ -46,6 +46,14 @@ void fs_tensors_close(fs_tensors *set)
     free(set);
 }
 
+void fs_tensor_release(const fs_tensor *tensor)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)tensor->data;
+    const uintptr_t first = (begin + page - 1) / page * page, last = (begin + tensor->size) / page * page;
+    if (last > first)
+        madvise((void *)first, last - first, MADV_DONTNEED); /* a mapping of a file: nothing is lost */
+}
+
 static fs_status map_fd(fs_tensor_file *file, int fd, fs_detail *detail)
 {
     struct stat info;

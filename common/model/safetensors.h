@@ -56,6 +56,10 @@ const char *fs_tensors_metadata(const fs_tensors *tensors, uint32_t file, const 
 FS_MUST_USE fs_status fs_safetensors_parse(const uint8_t *data, size_t size, uint64_t file_size, const char *name,
                                            fs_tensors **out, fs_detail *detail);
 
+/* Whoever is done with a tensor of a model larger than memory says so: its pages leave this process (not the page cache) until it is read
+ * again, which it may be at any time. Thread: any. */
+void fs_tensor_release(const fs_tensor *tensor);
+
 /* Copies a float tensor (bf16, f16, f32) to float32. out [elements]. Thread: any. */
 void fs_tensor_to_f32(const fs_tensor *tensor, float *out);
 

@@ -386,5 +386,6 @@ fs_status fs_expert_job_run(fs_expert_job *j, const fs_layer_rows *rows, uint32_
         memcpy(j->slot, rows->slot + first + at, count * sizeof(*j->slot));
         st = run_chunk(j, rows, at, (uint32_t)count, at < kept, detail);
     }
+    for (int part = 0; st == FS_OK && part < FS_NUM_EXPERT_PARTS; part++) fs_tensor_release(range.part[part]);
     return st;
 }

@@ -102,6 +102,7 @@ static fs_status write_shard(const fs_input *in, const tensor_set *experts, uint
         const fs_tensor *t = fs_tensors_at(in->tensors, i);
         if (is_expert(experts, t)) continue;
         st = fs_safetensors_writer_write(writer, t->data, t->size, detail);
+        fs_tensor_release(t);
         if (st == FS_OK && fs_compress_stopped()) st = fs_fail(detail, FS_CANCELLED, "stopped");
     }
     if (st == FS_OK) st = fs_safetensors_writer_finish(writer, detail);
@@ -164,6 +165,7 @@ static fs_status encode_expert(void *arg, uint32_t worker, uint32_t layer, uint3
     for (int i = 0; st == FS_OK && i < FS_NUM_EXPERT_PARTS; i++) {
         const fs_tensor *t = range.part[i];
         fs_tensor_to_f32(t, w);
+        fs_tensor_release(t);
         st = encode_matrix(p, &p->blobs[expert], (fs_expert_part)i, w, (uint32_t)t->shape[0],
                            (uint32_t)t->shape[1], detail);
         if (st != FS_OK)

@@ -15,9 +15,12 @@ typedef struct {
 
 static bool same_tensor(const fs_tensor *a, const fs_tensor *b)
 {
-    return a->dtype == b->dtype && a->num_dims == b->num_dims &&
-           memcmp(a->shape, b->shape, sizeof(a->shape)) == 0 && a->size == b->size &&
-           memcmp(a->data, b->data, a->size) == 0;
+    const bool same = a->dtype == b->dtype && a->num_dims == b->num_dims &&
+                      memcmp(a->shape, b->shape, sizeof(a->shape)) == 0 && a->size == b->size &&
+                      memcmp(a->data, b->data, a->size) == 0;
+    fs_tensor_release(a);
+    fs_tensor_release(b);
+    return same;
 }
 
 /* Every tensor that was written and is not compressed has the input's bytes; with the experts' below, none is missing. */
@@ -47,6 +50,7 @@ static fs_status verify_expert(void *arg, uint32_t worker, uint32_t layer, uint3
     if (st == FS_OK) st = fs_expert_open(&v->config, &range, &opened, &widened, detail);
     if (st == FS_OK) st = v->check(v->arg, worker, layer, expert, &range, &opened, detail);
     free(widened);
+    for (int i = 0; st == FS_OK && i < FS_NUM_EXPERT_PARTS; i++) fs_tensor_release(range.part[i]);
     return st;
 }
 
@@ -100,6 +104,7 @@ static fs_status compare_expert(void *arg, uint32_t worker, uint32_t layer, uint
     float *w = c->w + worker * c->stride, *back = c->back + worker * c->stride;
     for (int i = 0; st == FS_OK && i < FS_NUM_EXPERT_PARTS; i++) {
         fs_tensor_to_f32(source.part[i], w);
+        fs_tensor_release(source.part[i]);
         fs_sub1_decode(&opened->sub1[i], back);
         st = compare(w, back, source.part[i], detail);
     }

@@ -341,6 +341,29 @@ static void shards_are_one_set(void **state)
     remove_dir(&d);
 }
 
+static void a_released_tensor_is_still_there(void **state)
+{
+    directory d = make_dir();
+    fs_tensors *set = NULL;
+    enum { SMALL = 100, LARGE = 100000 };
+    fs_buffer f = file_of("{\"a\":{\"dtype\":\"U8\",\"shape\":[100],\"data_offsets\":[0,100]},"
+                          "\"b\":{\"dtype\":\"U8\",\"shape\":[100000],\"data_offsets\":[100,100100]},"
+                          "\"c\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[100100,100100]}}",
+                          0);
+    for (uint32_t i = 0; i < SMALL + LARGE; i++) fs_buffer_append_u8(&f, (uint8_t)(i % 251));
+    put(&d, "model.safetensors", f.data, f.size);
+    fs_buffer_free(&f);
+    assert_int_equal(fs_tensors_open(d.path, &set, NULL), FS_OK);
+    for (uint32_t round = 0; round < 2; round++) {
+        for (uint32_t t = 0; t < 3; t++) fs_tensor_release(fs_tensors_at(set, t));
+        for (uint32_t i = 0; i < SMALL; i++) assert_int_equal(fs_tensors_at(set, 0)->data[i], i % 251);
+        for (uint32_t i = 0; i < LARGE; i++)
+            assert_int_equal(fs_tensors_at(set, 1)->data[i], (i + SMALL) % 251);
+    }
+    fs_tensors_close(set);
+    remove_dir(&d);
+}
+
 static void an_index_that_lies_is_corrupt(void **state)
 {
     directory d = make_dir();
@@ -558,6 +581,7 @@ int main(void)
         cmocka_unit_test(get_names_what_it_expected_and_found),
         cmocka_unit_test(floats_widen_exactly),
         cmocka_unit_test(shards_are_one_set),
+        cmocka_unit_test(a_released_tensor_is_still_there),
         cmocka_unit_test(an_index_that_lies_is_corrupt),
         cmocka_unit_test(what_is_no_model_is_refused),
         cmocka_unit_test(a_fingerprint_sees_config_names_shapes_and_places),
