@@ -1,5 +1,6 @@
 /* expert_node/exec/job.c: batches become jobs, jobs run on threads, and what they computed is credited to its dispatches. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/arena.h"
 #include "base/clock.h"
@@ -233,11 +234,21 @@ void fs_exec_start_jobs(fs_exec *exec)
     }
 }
 
+/* calloc's memory would not be aligned as a job's phases are. */
+static fs_exec_job *new_jobs(uint32_t count)
+{
+    size_t bytes;
+    if (!fs_mul_size(count, sizeof(fs_exec_job), &bytes)) return NULL;
+    fs_exec_job *jobs = fs_alloc_aligned(bytes);
+    if (jobs) memset(jobs, 0, bytes);
+    return jobs;
+}
+
 fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop)
 {
-    exec->jobs = calloc(exec->threads, sizeof(*exec->jobs));
+    exec->jobs = new_jobs(exec->threads);
     exec->helpers = calloc(exec->threads, sizeof(*exec->helpers));
-    exec->loop_job = calloc(1, sizeof(*exec->loop_job));
+    exec->loop_job = new_jobs(1);
     if (!exec->jobs || !exec->helpers || !exec->loop_job) return FS_NO_MEMORY;
     exec->loop_job->exec = exec;
     exec->loop_job->threads = 1;
