@@ -1,21 +1,24 @@
-/* common/sub1/free_avx2.c: the product with a *free* matrix by AVX2: a 32-bit lane a matrix row, 8 rows at a time; a position in the
- * window is looked up by 16 shuffles of 16 activations. */
+/* common/sub1/free_avx2.c: the product with a *free* matrix by AVX2: a 32-bit lane a matrix row, 8 rows at a time; a place in the window
+ * is looked up by 8 shuffles of 16 activations, of which its upper bits choose one. */
 #include "sub1/free_int.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
 
-enum { LANES = FS_FREE_LANES, EIGHT = 8 /* rows at a time */, TILE = 4 /* rows of x */ };
-/* A step adds at most 2 * 128 to a 16-bit sum: after this many, the sums go to 32 bits. */
-enum { STEPS_IN_16_BITS = 64 };
+/* A panel of steps is taken apart to the stack, then looked up: in one go, the chain of instructions from a code to a sum is longer than
+ * what a core overlaps. A step adds at most 2 * 128 to a 16-bit sum, so a panel's fit. */
+enum {
+    LANES = FS_FREE_LANES,
+    EIGHT = 8 /* rows at a time */,
+    TILE = 4 /* rows of x */,
+    PANEL = 16 /* steps */
+};
 #define INLINE static inline __attribute__((always_inline))
 
 /* A quarter of a step, taken apart once for all rows of x: byte 4r+k is row r's code k. */
 typedef struct {
-    __m256i at
-        [4]; /* [v]: the place among 16 columns if the position's bits 4 and 5 say v, else a byte that looks up 0 */
-    __m256i bit6, bit7; /* the position, with that bit topmost */
-    __m256i one, neg;   /* 1 where there is a weight, and where it is negative */
+    __m256i at;       /* the place, counted from the window's first column; -1 where there is no weight */
+    __m256i negative; /* 1 where a weight is negative */
 } quarter_parts;
 
 /* Byte i is all ones if bit i is set. */
@@ -29,49 +32,40 @@ INLINE __m256i spread(const uint8_t *bits)
     return _mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit);
 }
 
-/* code: 4 bits a byte. last: in each 32-bit lane's top byte, the position that the lane has passed; moved along. first: nothing is
- * passed yet. The sum of four codes is at most 120 and stays in its byte; a code that leaves the window stops at its end. */
-INLINE quarter_parts take_apart(__m256i code, __m256i sign, __m256i move, bool first, __m256i *last)
+/* code: 4 bits a byte. last: in each 32-bit lane's top byte, the place that the lane has passed. The sum of four codes is at most 120
+ * and stays in its byte. */
+INLINE quarter_parts take_apart(__m256i code, __m256i sign, __m256i base, __m256i each_byte, __m256i *last)
 {
-    const __m256i one = _mm256_set1_epi8(1), skip = _mm256_set1_epi8(FS_FREE_SKIP),
-                  low6 = _mm256_set1_epi8(63);
+    const __m256i skip = _mm256_set1_epi8(FS_FREE_SKIP), long_skip = _mm256_set1_epi8(FS_FREE_LONG_SKIP);
     const __m256i top_byte = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(3, 3, 3, 3, 7, 7, 7, 7, 11, 11, 11, 11, 15, 15, 15, 15));
-    quarter_parts p;
     __m256i none = _mm256_cmpeq_epi8(code, _mm256_setzero_si256());
-    __m256i skipped = _mm256_add_epi8(skip, _mm256_and_si256(sign, skip));
-    __m256i advance = _mm256_or_si256(code, _mm256_and_si256(none, skipped));
-    __m256i sum = _mm256_mullo_epi32(advance, _mm256_set1_epi32(0x01010101)); /* byte k: codes 0 to k */
-    if (first) sum = _mm256_sub_epi8(sum, one);
-    __m256i passed = _mm256_subs_epu8(_mm256_shuffle_epi8(*last, top_byte), move);
-    __m256i at = *last = _mm256_adds_epu8(passed, sum), low = _mm256_and_si256(at, low6);
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; v++)
-        p.at[v] = _mm256_adds_epu8(_mm256_xor_si256(low, _mm256_set1_epi8((char)(v << 4))),
-                                   _mm256_set1_epi8(0x70));
-    p.bit6 = _mm256_add_epi8(at, at);
-    p.bit7 = at;
-    p.one = _mm256_andnot_si256(none, one);
-    p.neg = _mm256_and_si256(p.one, sign);
-    return p;
+    __m256i advance = _mm256_blendv_epi8(code, _mm256_blendv_epi8(skip, long_skip, sign), none);
+    __m256i sum = _mm256_mullo_epi32(advance, each_byte); /* byte k: codes 0 to k */
+    *last = _mm256_add_epi8(_mm256_shuffle_epi8(*last, top_byte), sum);
+    __m256i at = _mm256_and_si256(_mm256_sub_epi8(*last, base), _mm256_set1_epi8(FS_FREE_WINDOW - 1));
+    return (quarter_parts){_mm256_or_si256(at, none), _mm256_and_si256(sign, _mm256_set1_epi8(1))};
 }
 
-/* x[at] for a position in 64 columns. */
-INLINE __m256i look_up_64(const int8_t *x, const __m256i at[4])
+/* x[at] in 16 columns: bits 4 to 6 of at are of no account. 0 where it is negative. */
+INLINE __m256i look_up_16(const int8_t *x, __m256i at)
 {
-    __m256i v[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        v[i] = _mm256_shuffle_epi8(
-            _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(x + 16 * i))), at[i]);
-    return _mm256_or_si256(_mm256_or_si256(v[0], v[1]), _mm256_or_si256(v[2], v[3]));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)x)), at);
 }
 
-INLINE __m256i look_up(const int8_t *x, const quarter_parts *p)
+INLINE __m256i look_up_32(const int8_t *x, __m256i at, __m256i bit4)
 {
-    __m256i low = _mm256_blendv_epi8(look_up_64(x, p->at), look_up_64(x + 64, p->at), p->bit6);
-    __m256i high = _mm256_blendv_epi8(look_up_64(x + 128, p->at), look_up_64(x + 192, p->at), p->bit6);
-    return _mm256_blendv_epi8(low, high, p->bit7);
+    return _mm256_blendv_epi8(look_up_16(x, at), look_up_16(x + 16, at), bit4);
+}
+
+/* x[at] in the window of 128, or 0. */
+INLINE __m256i look_up(const int8_t *x, __m256i at)
+{
+    const __m256i bit4 = _mm256_slli_epi16(at, 3), bit5 = _mm256_slli_epi16(at, 2), /* ... topmost */
+        bit6 = _mm256_add_epi8(at, at);
+    __m256i low = _mm256_blendv_epi8(look_up_32(x, at, bit4), look_up_32(x + 32, at, bit4), bit5);
+    __m256i high = _mm256_blendv_epi8(look_up_32(x + 64, at, bit4), look_up_32(x + 96, at, bit4), bit5);
+    return _mm256_blendv_epi8(low, high, bit6);
 }
 
 /* Over all weights and over the negative ones. 32-bit sums: |sum| <= 65536 * 128 = 2^23, as no column of a lane comes twice. */
@@ -79,49 +73,46 @@ typedef struct {
     __m256i total, negative;
 } sums;
 
-INLINE void widen(sums *sum32, sums *sum16)
+INLINE void widen(sums *sum32, sums sum16)
 {
     const __m256i one = _mm256_set1_epi16(1);
-    sum32->total = _mm256_add_epi32(sum32->total, _mm256_madd_epi16(sum16->total, one));
-    sum32->negative = _mm256_add_epi32(sum32->negative, _mm256_madd_epi16(sum16->negative, one));
-    *sum16 = (sums){_mm256_setzero_si256(), _mm256_setzero_si256()};
+    sum32->total = _mm256_add_epi32(sum32->total, _mm256_madd_epi16(sum16.total, one));
+    sum32->negative = _mm256_add_epi32(sum32->negative, _mm256_madd_epi16(sum16.negative, one));
 }
 
-INLINE quarter_parts take_quarter(const uint8_t *step, uint32_t quarter, uint32_t move, bool first,
-                                  __m256i *last)
-{
-    __m256i codes = _mm256_loadu_si256((const __m256i *)(step + 32 * (quarter % 2)));
-    if (quarter / 2) codes = _mm256_srli_epi16(codes, 4);
-    return take_apart(_mm256_and_si256(codes, _mm256_set1_epi8(15)),
-                      spread(step + FS_FREE_STEP_SIGNS + 4 * quarter),
-                      _mm256_set1_epi8((char)(move * FS_FREE_MOVE)), first, last);
-}
+/* Some steps of a group. */
+typedef struct {
+    uint32_t first, count;
+    uint32_t base[PANEL]; /* where the window begins */
+} panel;
 
-/* Eight lanes of a coded group with rows (1 to TILE, a constant where this is inlined) rows of x. */
-INLINE void multiply_quarter(const fs_free_group *g, uint32_t quarter, const int8_t *const *x, sums *total,
-                             const uint32_t rows)
+/* A quarter's part of a panel. */
+INLINE void take_panel(const fs_free_group *g, const panel *p, uint32_t quarter, __m256i *last,
+                       quarter_parts *out)
 {
-    sums sum16[TILE];
-    __m256i last = _mm256_setzero_si256();
-    const sums zero = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    const uint8_t *step = g->steps;
-    uint32_t base = 0;
-    for (uint32_t r = 0; r < rows; r++) total[r] = sum16[r] = zero;
-    for (uint32_t s = 0; s < g->num_steps; s++, step += FS_FREE_STEP_BYTES) {
-        uint32_t move = fs_free_move(g, s);
-        base += move * FS_FREE_MOVE;
-        quarter_parts p = s ? take_quarter(step, quarter, move, false, &last)
-                            : take_quarter(step, quarter, move, true, &last);
-#pragma GCC unroll 4
-        for (uint32_t r = 0; r < rows; r++) {
-            __m256i v = look_up(x[r] + base, &p);
-            sum16[r].total = _mm256_add_epi16(sum16[r].total, _mm256_maddubs_epi16(p.one, v));
-            sum16[r].negative = _mm256_add_epi16(sum16[r].negative, _mm256_maddubs_epi16(p.neg, v));
-        }
-        if (s % STEPS_IN_16_BITS == STEPS_IN_16_BITS - 1)
-            for (uint32_t r = 0; r < rows; r++) widen(&total[r], &sum16[r]);
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256i each_byte = _mm256_set1_epi32(0x01010101);
+    __asm__("" : "+x"(each_byte)); /* or gcc makes four shifts and additions of each multiplication by it */
+    const uint8_t *step = g->steps + (size_t)p->first * FS_FREE_STEP_BYTES;
+    const __m128i shift = _mm_cvtsi32_si128(quarter / 2 ? 4 : 0);
+    for (uint32_t s = 0; s < p->count; s++, step += FS_FREE_STEP_BYTES) {
+        __m256i codes = _mm256_loadu_si256((const __m256i *)(step + 32 * (quarter % 2)));
+        codes = _mm256_and_si256(_mm256_srl_epi16(codes, shift), nibble);
+        out[s] = take_apart(codes, spread(step + FS_FREE_STEP_SIGNS + 4 * quarter),
+                            _mm256_set1_epi8((char)p->base[s]), each_byte, last);
     }
-    for (uint32_t r = 0; r < rows; r++) widen(&total[r], &sum16[r]);
+}
+
+INLINE void add_panel(const panel *p, const quarter_parts *parts, const int8_t *x, sums *total)
+{
+    const __m256i one = _mm256_set1_epi8(1);
+    sums sum16 = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (uint32_t s = 0; s < p->count; s++) {
+        __m256i v = look_up(x + p->base[s], parts[s].at);
+        sum16.total = _mm256_add_epi16(sum16.total, _mm256_maddubs_epi16(one, v));
+        sum16.negative = _mm256_add_epi16(sum16.negative, _mm256_maddubs_epi16(parts[s].negative, v));
+    }
+    widen(total, sum16);
 }
 
 /* Sums of a group: by lane, over the positive weights, then over the negative ones. */
@@ -129,11 +120,16 @@ typedef struct {
     int32_t lane[2 * LANES];
 } group_sums;
 
-static void add_side(const fs_free_group *g, const int8_t *x, group_sums *to)
+static void add_side(const fs_free_group *g, uint32_t cols, const int8_t *x, group_sums *to)
 {
     const uint8_t *side = g->side;
-    for (uint32_t i = 0; i < g->num_side; i++, side += FS_FREE_SIDE_BYTES)
-        to->lane[side[2] & 63] += x[fs_free_u16(side)];
+    for (uint32_t p = 0; p < fs_free_side_parts(cols); p++, x += FS_FREE_SIDE_COLS) {
+        const uint8_t *end = side + (size_t)fs_free_u16(g->counts + 2 * p) * FS_FREE_SIDE_BYTES;
+        for (; side < end; side += FS_FREE_SIDE_BYTES) {
+            uint32_t entry = fs_free_u16(side);
+            to->lane[entry >> 10] += x[fs_free_side_col(entry)]; /* lane and sign */
+        }
+    }
 }
 
 INLINE __m256 widen_scales(const uint8_t *bf16)
@@ -157,21 +153,36 @@ static void finish(const fs_free_group *g, const group_sums *sum, float x_scale,
         if (g->row[l] < rows) y[g->row[l]] = lane[l];
 }
 
-INLINE void multiply_coded(const fs_free_group *g, uint32_t matrix_rows, const int8_t *const *x,
-                           const float *x_scale, float *const *y, size_t y_at, const uint32_t rows)
+INLINE void multiply_coded(const fs_sub1_matrix *w, const fs_free_group *g, uint32_t matrix_rows,
+                           const int8_t *const *x, const float *x_scale, float *const *y, size_t y_at,
+                           const uint32_t rows)
 {
+    enum { QUARTERS = LANES / EIGHT };
     group_sums sum[TILE];
-    for (uint32_t quarter = 0; quarter < LANES / EIGHT; quarter++) {
-        sums total[TILE];
-        multiply_quarter(g, quarter, x, total, rows);
-        for (uint32_t r = 0; r < rows; r++) {
-            __m256i p = _mm256_sub_epi32(total[r].total, total[r].negative);
-            _mm256_storeu_si256((__m256i *)(sum[r].lane + EIGHT * quarter), p);
-            _mm256_storeu_si256((__m256i *)(sum[r].lane + LANES + EIGHT * quarter), total[r].negative);
+    sums total[TILE][QUARTERS] = {0};
+    __m256i last[QUARTERS];
+    panel p = {0};
+    for (uint32_t q = 0; q < QUARTERS; q++) last[q] = _mm256_set1_epi8(FS_FREE_WINDOW - 1);
+    for (uint32_t base = 0; p.first < g->num_steps; p.first += p.count) {
+        p.count = g->num_steps - p.first < PANEL ? g->num_steps - p.first : PANEL;
+        for (uint32_t s = 0; s < p.count; s++)
+            p.base[s] = base = fs_free_next_base(g, p.first + s, base, w->padded_cols);
+        for (uint32_t q = 0; q < QUARTERS; q++) {
+            quarter_parts parts[PANEL];
+            take_panel(g, &p, q, &last[q], parts);
+            for (uint32_t r = 0; r < rows; r++) add_panel(&p, parts, x[r], &total[r][q]);
         }
     }
     for (uint32_t r = 0; r < rows; r++) {
-        add_side(g, x[r], &sum[r]);
+        for (uint32_t q = 0; q < QUARTERS; q++) {
+            sums *t = &total[r][q];
+            _mm256_storeu_si256((__m256i *)(sum[r].lane + EIGHT * q),
+                                _mm256_sub_epi32(t->total, t->negative));
+            _mm256_storeu_si256((__m256i *)(sum[r].lane + LANES + EIGHT * q), t->negative);
+        }
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        add_side(g, w->cols, x[r], &sum[r]);
         finish(g, &sum[r], x_scale[r], matrix_rows, y[r] + y_at);
     }
 }
@@ -221,14 +232,14 @@ void fs_free_avx2(const fs_sub1_matrix *w, uint32_t first, uint32_t count, const
                   const float *x_scale, float *const *y, uint32_t num_rows)
 {
     for (uint32_t i = first; i < first + count; i++) {
-        fs_free_group g = fs_free_parts(fs_free_group_bytes(w, i));
+        fs_free_group g = fs_free_parts(fs_free_group_bytes(w, i), w->cols);
         uint32_t block = i / FS_FREE_BLOCK_GROUPS * FS_FREE_BLOCK_ROWS, rows = w->rows - block, r = 0;
         if (g.kind == FS_FREE_CODED)
             for (; num_rows - r >= TILE; r += TILE)
-                multiply_coded(&g, rows, x + r, x_scale + r, y + r, block, TILE);
+                multiply_coded(w, &g, rows, x + r, x_scale + r, y + r, block, TILE);
         for (; r < num_rows; r++) {
             if (g.kind == FS_FREE_CODED)
-                multiply_coded(&g, rows, x + r, x_scale + r, y + r, block, 1);
+                multiply_coded(w, &g, rows, x + r, x_scale + r, y + r, block, 1);
             else if (g.kind == FS_FREE_DENSE)
                 multiply_dense(&g, fs_free_units(w->cols), rows, x[r], x_scale[r], y[r] + block);
             else

@@ -1,11 +1,19 @@
-/* common/sub1/free_encode.c: any ternary matrix into a *free* blob: rows sorted into groups, and for each group the moves of the
- * window that take the fewest bytes. */
+/* common/sub1/free_encode.c: any ternary matrix into a *free* blob: rows into groups that keep pace, and for each group the moves of the
+ * window that take the fewest bytes, as far as a beam search finds them. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "sub1/free_int.h"
 
-enum { LANES = FS_FREE_LANES, CODES = FS_FREE_CODES, MAX_MOVE = 3, MAX_COUNT = 65535 };
+enum {
+    LANES = FS_FREE_LANES,
+    CODES = FS_FREE_CODES,
+    WINDOW = FS_FREE_WINDOW,
+    MOVES = 4, /* that there are before a step */
+    BEAM = 4,  /* walks that are pursued */
+    CODE_BITS = 5,
+    SIDE_BITS = 8 * FS_FREE_SIDE_BYTES,
+};
 
 /* The nonzeros of all rows: columns ascending, and whether negative. */
 typedef struct {
@@ -62,16 +70,42 @@ static size_t row_count(const nonzeros *z, uint32_t row)
     return z->start[row + 1] - z->start[row];
 }
 
-/* Rows of a block by falling number of nonzeros, then by number: an insertion sort of at most 256. */
+/* How far to the left a row's weights lie: rows that differ in it do not keep pace though they have as many. */
+static int64_t row_lean(const nonzeros *z, uint32_t row)
+{
+    int64_t lean = 0;
+    for (size_t i = z->start[row]; i < z->start[row + 1]; i++) lean += (int64_t)z->cols - 2 * z->col[i];
+    return lean;
+}
+
+typedef struct {
+    int64_t key;
+    uint32_t row;
+} sort_key;
+
+static int by_falling_key(const void *a, const void *b)
+{
+    const sort_key *x = a, *y = b;
+    if (x->key != y->key) return x->key > y->key ? -1 : 1;
+    return x->row < y->row ? -1 : 1;
+}
+
+/* Rows [0, count) of two groups, sorted by number of nonzeros: where those do not differ much, by their lean. */
+static void sort_pair(const nonzeros *z, sort_key *key, uint32_t count)
+{
+    if (key[count - 1].key < key[0].key - key[0].key / 4) return;
+    for (uint32_t i = 0; i < count; i++) key[i].key = row_lean(z, key[i].row);
+    qsort(key, count, sizeof(*key), by_falling_key);
+}
+
 static void sort_block(const nonzeros *z, uint32_t first, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t row = first + i, at = i;
-        size_t n = row_count(z, row);
-        for (; at > 0 && row_count(z, z->order[first + at - 1]) < n; at--)
-            z->order[first + at] = z->order[first + at - 1];
-        z->order[first + at] = row;
-    }
+    enum { PAIR = 2 * LANES };
+    sort_key key[FS_FREE_BLOCK_ROWS];
+    for (uint32_t i = 0; i < count; i++) key[i] = (sort_key){(int64_t)row_count(z, first + i), first + i};
+    qsort(key, count, sizeof(*key), by_falling_key);
+    for (uint32_t i = 0; i < count; i += PAIR) sort_pair(z, key + i, count - i < PAIR ? count - i : PAIR);
+    for (uint32_t i = 0; i < count; i++) z->order[first + i] = key[i].row;
 }
 
 static void sort_rows(const nonzeros *z)
@@ -82,196 +116,296 @@ static void sort_rows(const nonzeros *z)
     }
 }
 
+/* ---- which skips lead to a nonzero ---- */
+
+/* By distance modulo the window: fewest[0] skips until a code reaches it, fewest[j] if j skips must come first. */
+typedef struct {
+    uint8_t fewest[CODES][WINDOW];
+} skip_table;
+
+static uint32_t less_of_two(const uint8_t *fewest, uint32_t distance)
+{
+    uint32_t a = fewest[(distance - FS_FREE_SKIP) % WINDOW],
+             b = fewest[(distance - FS_FREE_LONG_SKIP) % WINDOW];
+    return a < b ? a : b;
+}
+
+static void make_skip_table(skip_table *t)
+{
+    uint8_t *fewest = t->fewest[0];
+    for (uint32_t d = 0; d < WINDOW; d++) fewest[d] = d >= 1 && d <= 15 ? 0 : UINT8_MAX;
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (uint32_t d = 0; d < WINDOW; d++) {
+            uint32_t by_skip = less_of_two(fewest, d) + 1;
+            if (by_skip < fewest[d]) fewest[d] = (uint8_t)by_skip, changed = true;
+        }
+    }
+    for (uint32_t j = 1; j < CODES; j++)
+        for (uint32_t d = 0; d < WINDOW; d++) t->fewest[j][d] = (uint8_t)less_of_two(t->fewest[j - 1], d);
+}
+
 /* ---- one group: a walk through the columns ---- */
 
 typedef struct {
     const uint16_t *col;
     const uint8_t *neg;
-    uint32_t count, next; /* nonzeros, and the first that is not dealt with */
-    int32_t last;         /* column that was passed */
-} lane_state;
-
-/* What a walk leaves; steps and side are NULL when only the size is asked for. */
-typedef struct {
-    uint8_t *moves, *steps, *side; /* zeroed, room for max_steps and all nonzeros */
-    uint32_t num_steps, num_side;
-} group_bytes;
+    const uint32_t *codes; /* [count + 1] that it takes from each nonzero on, if none waits */
+    uint32_t count;
+} lane_content;
 
 typedef struct {
-    const nonzeros *z;
-    lane_state lane[LANES];
-    uint32_t base;
+    lane_content lane[LANES];
+    uint32_t num_nonzeros, padded_cols, move_shift;
+    skip_table skips;
+    uint32_t *codes; /* owned: what the lanes point to */
+} group_content;
+
+typedef struct {
+    uint32_t next[LANES]; /* the first nonzero that is not dealt with */
+    uint8_t last[LANES];  /* the column that was passed, modulo the window */
+    uint32_t base, num_side, left;
+    uint64_t cost; /* an estimate of all the bits that the nonzeros take */
 } walk;
 
-static void start_walk(const nonzeros *z, uint32_t group, walk *w)
+/* What a walk writes. */
+typedef struct {
+    uint8_t *step;
+    uint32_t *side; /* [num_side] col << 6 | negative << 5 | lane */
+    uint32_t num_side;
+} walk_output;
+
+static void count_codes(const lane_content *lane, uint32_t *codes)
 {
-    *w = (walk){.z = z};
+    codes[lane->count] = 0;
+    for (uint32_t i = lane->count; i-- > 0;) {
+        uint32_t gap = i ? lane->col[i] - (uint32_t)lane->col[i - 1] : lane->col[i] + 1u;
+        uint32_t skips = gap <= 15 ? 0 : (gap - 15 + FS_FREE_LONG_SKIP - 1) / FS_FREE_LONG_SKIP;
+        codes[i] = codes[i + 1] + 1 + skips;
+    }
+}
+
+/* Moves that are wide enough for a group of so many codes: a step has 128, of which some must wait. */
+static uint32_t find_shift(uint32_t cols, uint64_t codes)
+{
+    uint64_t steps = codes / (LANES * CODES) + 1;
+    uint32_t shift = 0;
+    while (shift < FS_FREE_MAX_SHIFT && cols > steps * (48u << shift)) shift++;
+    return shift;
+}
+
+/* False: no memory. c->codes is to be freed. */
+static bool find_content(const nonzeros *z, uint32_t group, group_content *c)
+{
+    const uint32_t *row = z->order + group * LANES;
+    c->num_nonzeros = 0;
+    for (uint32_t l = 0; l < LANES; l++) c->num_nonzeros += (uint32_t)row_count(z, row[l]);
+    c->padded_cols = z->padded_cols;
+    c->codes = malloc((c->num_nonzeros + LANES) * sizeof(*c->codes));
+    if (!c->codes) return false;
+    uint32_t *codes = c->codes;
+    uint64_t all = 0;
     for (uint32_t l = 0; l < LANES; l++) {
-        uint32_t row = z->order[group * LANES + l];
-        w->lane[l] = (lane_state){z->col + z->start[row], z->neg + z->start[row], (uint32_t)row_count(z, row),
-                                  0, -1};
+        size_t at = z->start[row[l]];
+        c->lane[l] = (lane_content){z->col + at, z->neg + at, codes, (uint32_t)row_count(z, row[l])};
+        count_codes(&c->lane[l], codes);
+        all += codes[0];
+        codes += c->lane[l].count + 1;
     }
+    c->move_shift = find_shift(z->cols, all);
+    make_skip_table(&c->skips);
+    return true;
 }
 
-static void put_side(const lane_state *lane, uint32_t l, uint32_t index, group_bytes *out)
+static walk start_walk(const group_content *c)
 {
-    if (out && out->side) {
-        uint8_t *at = out->side + (size_t)out->num_side * FS_FREE_SIDE_BYTES;
-        at[0] = (uint8_t)lane->col[index];
-        at[1] = (uint8_t)(lane->col[index] >> 8);
-        at[2] = (uint8_t)(l | (uint32_t)lane->neg[index] << 5);
-    }
-    out->num_side++;
+    walk w = {.left = c->num_nonzeros};
+    memset(w.last, WINDOW - 1, sizeof(w.last));
+    return w;
 }
 
-/* Moves the window; what a lane loses by it goes to the side. */
-static void move_window(walk *w, uint32_t moves, group_bytes *out)
+static void put_side(const lane_content *lane, uint32_t l, uint32_t index, walk_output *out)
 {
-    if (moves == 0) return;
-    w->base += moves * FS_FREE_MOVE;
-    for (uint32_t l = 0; l < LANES; l++) {
-        lane_state *lane = &w->lane[l];
-        if (lane->last < (int32_t)w->base) lane->last = (int32_t)w->base;
-        for (; lane->next < lane->count && lane->col[lane->next] <= lane->last; lane->next++)
-            put_side(lane, l, lane->next, out);
-    }
+    if (out)
+        out->side[out->num_side++] = (uint32_t)lane->col[index] << 6 | (uint32_t)lane->neg[index] << 5 | l;
 }
 
-static void put_code(group_bytes *out, uint32_t l, uint32_t k, uint32_t code, bool sign)
+static void put_code(walk_output *out, uint32_t l, uint32_t k, uint32_t code, bool sign)
 {
-    if (!out->steps) return;
-    uint8_t *step = out->steps + (size_t)out->num_steps * FS_FREE_STEP_BYTES;
+    if (!out) return;
     uint32_t half = l / FS_FREE_HALF, i = l % FS_FREE_HALF * CODES + k, bit = 64 * half + i;
-    step[i] |= (uint8_t)(code << 4 * half);
-    step[FS_FREE_STEP_SIGNS + bit / 8] |= (uint8_t)(sign << bit % 8);
+    out->step[i] |= (uint8_t)(code << 4 * half);
+    out->step[FS_FREE_STEP_SIGNS + bit / 8] |= (uint8_t)(sign << bit % 8);
 }
 
-/* The lane's four codes: a nonzero where one can be reached, else the longest skip that passes none. */
-static void step_lane(walk *w, uint32_t l, group_bytes *out)
+/* The lane's four codes: a nonzero where one can be reached, else the skip from which the next will be soonest. A lane whose next is not in
+ * the window yet skips too, as far as once around: only where it then stands matters. */
+static inline void step_lane(const group_content *c, walk *w, uint32_t l, walk_output *out)
 {
-    lane_state *lane = &w->lane[l];
-    int32_t end = (int32_t)w->base + FS_FREE_WINDOW - 1;
-    for (uint32_t k = 0; k < CODES; k++) {
-        bool left = lane->next < lane->count;
-        int32_t col = left ? lane->col[lane->next] : end + 1, gap = col - lane->last;
-        if (gap <= FS_FREE_SKIP && col <= end) {
-            put_code(out, l, k, (uint32_t)gap, lane->neg[lane->next]);
-            lane->last = col;
-            lane->next++;
+    const lane_content *lane = &c->lane[l];
+    uint32_t next = w->next[l], last = w->last[l], end = w->base + WINDOW;
+    for (; next < lane->count && lane->col[next] < w->base; next++) { /* the window has left it behind */
+        put_side(lane, l, next, out);
+        w->num_side++, w->left--;
+    }
+    for (uint32_t k = 0; k < CODES && next < lane->count; k++) {
+        uint32_t col = lane->col[next], distance = (col - last) % WINDOW;
+        if (col < end && distance >= 1 && distance <= 15) {
+            put_code(out, l, k, distance, lane->neg[next]);
+            last = col % WINDOW;
+            next++, w->left--;
             continue;
         }
-        bool far = left && gap > FS_FREE_LONG_SKIP; /* a lane that is done has only one spelling */
+        const uint8_t *fewest = c->skips.fewest[col < end ? 0 : CODES - 1 - k];
+        bool far = fewest[(distance - FS_FREE_LONG_SKIP) % WINDOW] <=
+                   fewest[(distance - FS_FREE_SKIP) % WINDOW];
         put_code(out, l, k, 0, far);
-        lane->last += far ? FS_FREE_LONG_SKIP : FS_FREE_SKIP;
-        if (lane->last > end) lane->last = end;
+        last = (last + (far ? FS_FREE_LONG_SKIP : FS_FREE_SKIP)) % WINDOW;
     }
+    w->next[l] = next, w->last[l] = (uint8_t)last;
+    if (next < lane->count)
+        w->cost += CODE_BITS *
+                   (lane->codes[next + 1] + 1 + c->skips.fewest[0][(lane->col[next] - last) % WINDOW]);
 }
 
-/* How bad a move is: nonzeros that it loses, and codes of the next step that find none in the window. */
-static double move_cost(const walk *w, uint32_t moves, double idle_cost)
+/* move: 0 to MOVES - 1. out: NULL if nobody wants the bytes. */
+static inline void take_step(const group_content *c, walk *w, uint32_t move, walk_output *out)
 {
-    uint32_t base = w->base + moves * FS_FREE_MOVE, lost = 0, idle = 0;
-    for (uint32_t l = 0; l < LANES; l++) {
-        const lane_state *lane = &w->lane[l];
-        uint32_t i = lane->next;
-        for (; moves && i < lane->count && lane->col[i] <= base; i++) lost++;
-        for (uint32_t k = 0; k < CODES; k++)
-            idle += i + k >= lane->count || lane->col[i + k] >= base + FS_FREE_WINDOW;
-    }
-    return lost * 8.0 * FS_FREE_SIDE_BYTES + idle * idle_cost;
+    w->base += fs_free_move_columns(move, c->move_shift);
+    if (w->base > c->padded_cols - WINDOW) w->base = c->padded_cols - WINDOW;
+    w->cost = 0;
+    for (uint32_t l = 0; l < LANES; l++) step_lane(c, w, l, out);
+    w->cost += (uint64_t)SIDE_BITS * w->num_side;
 }
 
-static uint32_t best_move(const walk *w, double idle_cost)
-{
-    uint32_t best = 0;
-    double best_cost = 0;
-    for (uint32_t m = 0; m <= MAX_MOVE && w->base + m * FS_FREE_MOVE + FS_FREE_WINDOW <= w->z->padded_cols;
-         m++) {
-        double cost = move_cost(w, m, idle_cost);
-        if (m == 0 || cost < best_cost) best = m, best_cost = cost;
-    }
-    return best;
-}
+/* ---- the search for moves ---- */
 
-static uint32_t nonzeros_left(const walk *w)
-{
-    uint32_t left = 0;
-    for (uint32_t l = 0; l < LANES; l++) left += w->lane[l].count - w->lane[l].next;
-    return left;
-}
-
-static size_t coded_bytes(uint32_t steps, uint32_t side)
-{
-    return fs_free_move_bytes(steps) + (size_t)steps * FS_FREE_STEP_BYTES + (size_t)side * FS_FREE_SIDE_BYTES;
-}
-
-/* How a group is coded: what an idle code costs when moves are weighed, and how many steps are made before all the rest goes aside. */
 typedef struct {
-    double idle_cost;
-    uint32_t steps;
-    size_t bytes; /* SIZE_MAX: it cannot be coded */
+    walk walk;
+    uint8_t parent, move; /* parent: its place in the beam one step earlier */
+} candidate;
+
+typedef struct {
+    uint8_t parent[BEAM], move[BEAM];
+} beam_step;
+
+/* How a group is coded best: after so many moves all the rest goes aside. */
+typedef struct {
+    uint8_t *moves; /* [steps], owned */
+    uint32_t steps, num_side;
+    size_t bytes;
 } plan;
 
-static void one_step(walk *w, double idle_cost, group_bytes *out)
+static size_t coded_bytes(uint32_t cols, uint32_t steps, uint32_t side)
 {
-    uint32_t n = out->num_steps, moves = n ? best_move(w, idle_cost) : 0;
-    if (out->moves) out->moves[n / 4] |= (uint8_t)(moves << n % 4 * 2);
-    move_window(w, moves, out);
-    for (uint32_t l = 0; l < LANES; l++) step_lane(w, l, out);
-    out->num_steps++;
+    return 2 * fs_free_side_parts(cols) + fs_free_move_bytes(steps) + (size_t)steps * FS_FREE_STEP_BYTES +
+           (size_t)side * FS_FREE_SIDE_BYTES;
 }
 
-/* The best number of steps for this idle_cost. limit: give up when the steps alone take more bytes. */
-static plan try_plan(const nonzeros *z, uint32_t group, double idle_cost, size_t limit)
+/* Of walks with the same window only the best goes on: they differ little. */
+static uint32_t add_candidate(candidate *list, uint32_t count, const candidate *new)
 {
-    walk w;
-    start_walk(z, group, &w);
-    group_bytes none = {0};
-    plan best = {idle_cost, 0, SIZE_MAX};
-    for (;;) {
-        uint32_t left = nonzeros_left(&w), side = none.num_side + left;
-        size_t bytes = coded_bytes(none.num_steps, side);
-        if (side <= MAX_COUNT && bytes < best.bytes) best.steps = none.num_steps, best.bytes = bytes;
-        if (left == 0 || none.num_steps == MAX_COUNT || coded_bytes(none.num_steps, none.num_side) > limit)
-            return best;
-        one_step(&w, idle_cost, &none);
+    for (uint32_t i = 0; i < count; i++) {
+        if (list[i].walk.base != new->walk.base) continue;
+        if (new->walk.cost < list[i].walk.cost) list[i] = *new;
+        return count;
+    }
+    list[count] = *new;
+    return count + 1;
+}
+
+/* beam [*count]: one step further. */
+static void advance(const group_content *c, candidate *beam, uint32_t *count, beam_step *step)
+{
+    candidate list[BEAM * MOVES];
+    uint32_t num = 0;
+    for (uint32_t i = 0; i < *count; i++) {
+        for (uint32_t m = 0; m < MOVES; m++) {
+            candidate new = {beam[i].walk, (uint8_t)i, (uint8_t)m};
+            take_step(c, &new.walk, m, NULL);
+            num = add_candidate(list, num, &new);
+        }
+    }
+    *count = num < BEAM ? num : BEAM;
+    for (uint32_t i = 0; i < *count; i++) {
+        uint32_t best = i;
+        for (uint32_t j = i + 1; j < num; j++)
+            if (list[j].walk.cost < list[best].walk.cost) best = j;
+        beam[i] = list[best];
+        list[best] = list[i];
+        step->parent[i] = beam[i].parent, step->move[i] = beam[i].move;
     }
 }
 
-static plan best_plan(const nonzeros *z, uint32_t group, size_t limit)
+static bool trace_back(const beam_step *steps, uint32_t place, plan *p)
 {
-    static const double costs[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
-    plan best = {0, 0, SIZE_MAX};
-    for (size_t i = 0; i < sizeof(costs) / sizeof(costs[0]); i++) {
-        plan p = try_plan(z, group, costs[i], best.bytes < limit ? best.bytes : limit);
-        if (p.bytes < best.bytes) best = p;
+    p->moves = malloc(p->steps + 1);
+    if (!p->moves) return false;
+    for (uint32_t s = p->steps; s-- > 0; place = steps[s].parent[place]) p->moves[s] = steps[s].move[place];
+    return true;
+}
+
+/* limit: bytes that need not be reached, the plan is then of no use. False: no memory. */
+static bool find_plan(const group_content *c, uint32_t cols, size_t limit, plan *p)
+{
+    uint32_t count = 1, max_steps = (uint32_t)(limit / FS_FREE_STEP_BYTES) + 1, place = 0;
+    beam_step *steps = malloc(max_steps * sizeof(*steps));
+    candidate beam[BEAM] = {{.walk = start_walk(c)}};
+    if (!steps) return false;
+    *p = (plan){.num_side = c->num_nonzeros, .bytes = coded_bytes(cols, 0, c->num_nonzeros)};
+    for (uint32_t s = 0; s < max_steps; s++) {
+        bool ended = true;
+        advance(c, beam, &count, &steps[s]);
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t side = beam[i].walk.num_side + beam[i].walk.left;
+            size_t bytes = coded_bytes(cols, s + 1, side);
+            if (bytes < p->bytes) p->bytes = bytes, p->steps = s + 1, p->num_side = side, place = i;
+            ended = ended && beam[i].walk.left == 0;
+        }
+        if (ended) break;
     }
-    return best;
+    bool made = trace_back(steps, place, p);
+    free(steps);
+    return made;
 }
 
 /* ---- bytes ---- */
 
-static int by_lane_and_column(const void *a, const void *b)
+static int by_column_and_lane(const void *a, const void *b)
 {
-    const uint8_t *x = a, *y = b;
-    uint32_t vx = (fs_free_side_lane(x) << 16) | fs_free_u16(x),
-             vy = (fs_free_side_lane(y) << 16) | fs_free_u16(y);
-    return vx < vy ? -1 : vx > vy;
+    const uint32_t x = *(const uint32_t *)a & ~32u, y = *(const uint32_t *)b & ~32u; /* without the sign */
+    return x < y ? -1 : x > y;
 }
 
-/* out: coded_bytes, zeroed. */
-static void write_coded(const nonzeros *z, uint32_t group, const plan *p, uint8_t *out, uint32_t *num_side)
+static void write_side(uint32_t *side, uint32_t count, uint8_t *counts, uint8_t *out)
 {
-    walk w;
-    start_walk(z, group, &w);
-    group_bytes to = {.moves = out, .steps = out + fs_free_move_bytes(p->steps)};
-    to.side = to.steps + (size_t)p->steps * FS_FREE_STEP_BYTES;
-    while (to.num_steps < p->steps) one_step(&w, p->idle_cost, &to);
+    qsort(side, count, sizeof(*side), by_column_and_lane);
+    for (uint32_t i = 0; i < count; i++, out += FS_FREE_SIDE_BYTES) {
+        uint32_t col = side[i] >> 6, entry = col % FS_FREE_SIDE_COLS | (side[i] & 63) << 10;
+        uint8_t *n = counts + 2 * (col / FS_FREE_SIDE_COLS);
+        if (++n[0] == 0) n[1]++; /* at most 1024 columns of 32 lanes */
+        out[0] = (uint8_t)entry, out[1] = (uint8_t)(entry >> 8);
+    }
+}
+
+/* out: p->bytes, zeroed. False: no memory. */
+static bool write_coded(const group_content *c, uint32_t cols, const plan *p, uint8_t *out)
+{
+    uint8_t *counts = out, *moves = counts + 2 * fs_free_side_parts(cols),
+            *steps = moves + fs_free_move_bytes(p->steps);
+    walk_output to = {.step = steps, .side = malloc((p->num_side + 1) * sizeof(*to.side))};
+    if (!to.side) return false;
+    walk w = start_walk(c);
+    for (uint32_t s = 0; s < p->steps; s++, to.step += FS_FREE_STEP_BYTES) {
+        moves[s / 4] |= (uint8_t)(p->moves[s] << s % 4 * 2);
+        take_step(c, &w, p->moves[s], &to);
+    }
     for (uint32_t l = 0; l < LANES; l++)
-        for (lane_state *lane = &w.lane[l]; lane->next < lane->count; lane->next++)
-            put_side(lane, l, lane->next, &to);
-    qsort(to.side, to.num_side, FS_FREE_SIDE_BYTES, by_lane_and_column);
-    *num_side = to.num_side;
+        for (uint32_t i = w.next[l]; i < c->lane[l].count; i++) put_side(&c->lane[l], l, i, &to);
+    FS_ASSERT(to.num_side == p->num_side);
+    write_side(to.side, to.num_side, counts, to.step);
+    free(to.side);
+    return true;
 }
 
 static void write_dense(const nonzeros *z, uint32_t group, uint8_t *out)
@@ -286,13 +420,13 @@ static void write_dense(const nonzeros *z, uint32_t group, uint8_t *out)
     }
 }
 
-static void write_head(const nonzeros *z, uint32_t group, fs_free_kind kind, uint32_t steps, uint32_t side,
+/* at: the group's first byte. */
+static void write_head(const nonzeros *z, uint32_t group, fs_free_kind kind, uint32_t shift, uint32_t steps,
                        uint8_t *at)
 {
     at[0] = (uint8_t)kind;
-    at[1] = 0;
+    at[1] = (uint8_t)shift;
     at[2] = (uint8_t)steps, at[3] = (uint8_t)(steps >> 8);
-    at[4] = (uint8_t)side, at[5] = (uint8_t)(side >> 8);
     at += FS_FREE_HEAD_BYTES;
     const uint32_t *order = z->order + group * LANES;
     for (uint32_t l = 0; l < LANES; l++) at[l] = (uint8_t)(order[l] % FS_FREE_BLOCK_ROWS);
@@ -305,25 +439,36 @@ static void write_head(const nonzeros *z, uint32_t group, fs_free_kind kind, uin
     }
 }
 
-static fs_status append_group(const nonzeros *z, uint32_t group, fs_buffer *out)
+static bool append_group(const nonzeros *z, uint32_t group, const group_content *c, const plan *p,
+                         fs_buffer *out)
 {
-    size_t count = 0, dense = (size_t)LANES * fs_free_units(z->cols) * FS_FREE_UNIT_BYTES;
-    for (uint32_t l = 0; l < LANES; l++) count += row_count(z, z->order[group * LANES + l]);
-    plan p = count ? best_plan(z, group, dense) : (plan){0};
-    fs_free_kind kind = !count ? FS_FREE_EMPTY : p.bytes <= dense ? FS_FREE_CODED : FS_FREE_DENSE;
-    size_t body = kind == FS_FREE_EMPTY ? 0 : FS_FREE_SCALE_BYTES + (kind == FS_FREE_CODED ? p.bytes : dense);
+    size_t dense = (size_t)LANES * fs_free_units(z->cols) * FS_FREE_UNIT_BYTES;
+    fs_free_kind kind = !c->num_nonzeros ? FS_FREE_EMPTY : p->bytes <= dense ? FS_FREE_CODED : FS_FREE_DENSE;
+    size_t body = kind == FS_FREE_EMPTY ? 0
+                                        : FS_FREE_SCALE_BYTES + (kind == FS_FREE_CODED ? p->bytes : dense);
     size_t bytes = FS_FREE_HEAD_BYTES + LANES + body;
-    fs_status st = fs_buffer_reserve(out, bytes);
-    if (st != FS_OK) return st;
+    if (fs_buffer_reserve(out, bytes) != FS_OK) return false;
     uint8_t *at = out->data + out->size;
     memset(at, 0, bytes);
     uint8_t *content = at + FS_FREE_HEAD_BYTES + LANES + FS_FREE_SCALE_BYTES;
-    uint32_t num_side = 0;
-    if (kind == FS_FREE_CODED) write_coded(z, group, &p, content, &num_side);
+    if (kind == FS_FREE_CODED && !write_coded(c, z->cols, p, content)) return false;
     if (kind == FS_FREE_DENSE) write_dense(z, group, content);
-    write_head(z, group, kind, kind == FS_FREE_CODED ? p.steps : 0, num_side, at);
+    bool coded = kind == FS_FREE_CODED;
+    write_head(z, group, kind, coded ? c->move_shift : 0, coded ? p->steps : 0, at);
     out->size += bytes;
-    return FS_OK;
+    return true;
+}
+
+/* False: no memory. */
+static bool encode_group(const nonzeros *z, uint32_t group, fs_buffer *out)
+{
+    group_content c;
+    plan p = {0};
+    size_t dense = (size_t)LANES * fs_free_units(z->cols) * FS_FREE_UNIT_BYTES;
+    bool done = find_content(z, group, &c) && find_plan(&c, z->cols, dense, &p) &&
+                append_group(z, group, &c, &p, out);
+    free(c.codes), free(p.moves);
+    return done;
 }
 
 static fs_status append_payload(const nonzeros *z, fs_buffer *out, fs_detail *detail)
@@ -335,7 +480,7 @@ static fs_status append_payload(const nonzeros *z, fs_buffer *out, fs_detail *de
         size_t at = out->size - start;
         FS_ASSERT(at <= UINT32_MAX); /* 2.1 bits for each of 2^32 weights */
         for (int i = 0; i < 4; i++) out->data[directory + 4 * (size_t)g + (size_t)i] = (uint8_t)(at >> 8 * i);
-        if (append_group(z, g, out) != FS_OK) break;
+        if (!encode_group(z, g, out)) out->failed = true;
     }
     return out->failed ? fs_fail(detail, FS_NO_MEMORY, "no memory for a matrix of %u x %u", z->rows, z->cols)
                        : FS_OK;

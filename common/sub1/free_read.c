@@ -17,16 +17,18 @@ static uint32_t block_of(uint32_t group)
     return group / FS_FREE_BLOCK_GROUPS * FS_FREE_BLOCK_ROWS;
 }
 
-/* Of a group whose head, at `at`, is within the payload. */
-static size_t group_size(const fs_sub1_matrix *m, const uint8_t *at)
+/* Of a group whose head, at `at`, is within the payload, of which so many bytes are left. More than are left: it may be larger still. */
+static size_t group_size(const fs_sub1_matrix *m, const uint8_t *at, size_t left)
 {
-    fs_free_group g = fs_free_parts(at);
-    size_t bytes = FS_FREE_HEAD_BYTES + LANES;
-    if (g.kind == FS_FREE_EMPTY) return bytes;
-    bytes += FS_FREE_SCALE_BYTES;
-    if (g.kind == FS_FREE_DENSE) return bytes + (size_t)LANES * fs_free_units(m->cols) * FS_FREE_UNIT_BYTES;
-    return bytes + fs_free_move_bytes(g.num_steps) + (size_t)g.num_steps * FS_FREE_STEP_BYTES +
-           (size_t)g.num_side * FS_FREE_SIDE_BYTES;
+    fs_free_group g = fs_free_parts(at, m->cols);
+    if (g.kind == FS_FREE_EMPTY) return (size_t)(g.scales - at);
+    if (g.kind == FS_FREE_DENSE)
+        return (size_t)(g.steps - at) + (size_t)LANES * fs_free_units(m->cols) * FS_FREE_UNIT_BYTES;
+    size_t bytes = (size_t)(g.side - at);
+    if (bytes > left) return bytes;
+    for (uint32_t p = 0; p < fs_free_side_parts(m->cols); p++)
+        bytes += fs_free_u16(g.counts + 2 * p) * FS_FREE_SIDE_BYTES;
+    return bytes;
 }
 
 static fs_status check_head(const fs_sub1_matrix *m, uint32_t group, const uint8_t *at, fs_detail *detail)
@@ -34,7 +36,7 @@ static fs_status check_head(const fs_sub1_matrix *m, uint32_t group, const uint8
     bool coded = at[0] == FS_FREE_CODED;
     if (at[0] > FS_FREE_DENSE)
         return fs_fail(detail, FS_CORRUPT, "blob: group %u is of kind %u", group, at[0]);
-    if (at[1] || (!coded && (fs_free_u16(at + 2) || fs_free_u16(at + 4))))
+    if (!coded && (at[1] || fs_free_u16(at + 2)))
         return fs_fail(detail, FS_CORRUPT, "blob: a field of group %u that must be zero is not", group);
     return FS_OK;
 }
@@ -56,7 +58,7 @@ static fs_status check_directory(const fs_sub1_matrix *m, fs_detail *detail)
                            m->payload_bytes, g);
         fs_status st = check_head(m, g, m->payload + at, detail);
         if (st != FS_OK) return st;
-        size_t bytes = group_size(m, m->payload + at);
+        size_t bytes = group_size(m, m->payload + at, m->payload_bytes - at);
         if (m->payload_bytes - at < bytes)
             return fs_fail(detail, FS_CORRUPT, "blob: group %u takes %zu bytes, %zu are left", g, bytes,
                            m->payload_bytes - at);
@@ -104,77 +106,92 @@ static fs_status check_scales(const fs_sub1_matrix *m, uint32_t group, const fs_
     return FS_OK;
 }
 
-/* A window stays within the padded columns, which is all that keeps a kernel's loads in bounds. */
-static fs_status check_moves(const fs_sub1_matrix *m, uint32_t group, const fs_free_group *g,
-                             fs_detail *detail)
+/* A window stops by itself at the last of the padded columns, and places are modulo its size: nothing else keeps a kernel in bounds. */
+static fs_status check_moves(uint32_t group, const fs_free_group *g, fs_detail *detail)
 {
-    uint64_t base = 0;
-    if (g->num_steps && fs_free_move(g, 0))
-        return fs_fail(detail, FS_CORRUPT, "blob: group %u: its first step moves the window", group);
-    for (uint32_t s = 0; s < g->num_steps; s++) base += fs_free_move(g, s) * FS_FREE_MOVE;
-    if (base + FS_FREE_WINDOW > m->padded_cols)
-        return fs_fail(detail, FS_CORRUPT, "blob: group %u: its window moves to column %llu of %u", group,
-                       (unsigned long long)base, m->padded_cols);
     uint32_t used = g->num_steps % 4;
+    if (g->move_shift > FS_FREE_MAX_SHIFT)
+        return fs_fail(detail, FS_CORRUPT, "blob: group %u: moves are shifted by %u", group, g->move_shift);
     if (used && g->moves[g->num_steps / 4] >> 2 * used)
         return fs_fail(detail, FS_CORRUPT, "blob: group %u: moves behind its last step", group);
     return FS_OK;
 }
 
-/* Ascending by lane and column, so that none is there twice. */
+/* In each part ascending by column, then by lane, so that none is there twice. */
 static fs_status check_side(const fs_sub1_matrix *m, uint32_t group, const fs_free_group *g,
                             fs_detail *detail)
 {
-    int64_t before = -1;
-    for (uint32_t i = 0; i < g->num_side; i++) {
-        const uint8_t *at = g->side + (size_t)i * FS_FREE_SIDE_BYTES;
-        uint32_t lane = fs_free_side_lane(at), col = fs_free_u16(at);
-        int64_t place = (int64_t)lane << 16 | col;
-        if (at[2] >> 6 || col >= m->cols || place <= before || is_padding(m, group, g, lane))
-            return fs_fail(detail, FS_CORRUPT,
-                           "blob: group %u: side entry %u (lane %u, column %u) cannot be there", group, i,
-                           lane, col);
-        before = place;
+    const uint8_t *at = g->side;
+    for (uint32_t p = 0; p < fs_free_side_parts(m->cols); p++) {
+        uint32_t count = fs_free_u16(g->counts + 2 * p), next = 0;
+        for (uint32_t i = 0; i < count; i++, at += FS_FREE_SIDE_BYTES) {
+            uint32_t entry = fs_free_u16(at), lane = fs_free_side_lane(entry);
+            uint32_t in_part = fs_free_side_col(entry), col = p * FS_FREE_SIDE_COLS + in_part;
+            uint32_t place = in_part * LANES + lane;
+            if (col >= m->cols || place < next || is_padding(m, group, g, lane))
+                return fs_fail(
+                    detail, FS_CORRUPT,
+                    "blob: group %u: side entry %u of part %u (lane %u, column %u) cannot be there", group, i,
+                    p, lane, col);
+            next = place + 1;
+        }
     }
     return FS_OK;
 }
 
-/* The first side entry of a lane, or of one behind it. */
-static uint32_t find_side(const fs_free_group *g, uint32_t lane)
+/* The side entries of one lane, one after the other. */
+typedef struct {
+    uint32_t part, left; /* entries that are left of the part */
+    const uint8_t *next;
+} side_walk;
+
+static side_walk start_side(const fs_free_group *g)
 {
-    uint32_t low = 0, high = g->num_side;
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-        if (fs_free_side_lane(g->side + (size_t)middle * FS_FREE_SIDE_BYTES) < lane)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    return (side_walk){0, fs_free_u16(g->counts), g->side};
 }
 
-/* Codes stay in the window and in the matrix, and meet no column that is in the side list too: a lane's columns ascend by
- * themselves, so that no weight is added twice and sums keep their bounds. */
+/* Goes on to the lane's next entry. False: there is none. */
+static bool next_side(const fs_free_group *g, uint32_t lane, uint32_t cols, side_walk *walk, uint32_t *col,
+                      bool *negative)
+{
+    for (;;) {
+        for (; walk->left > 0; walk->left--) {
+            uint32_t entry = fs_free_u16(walk->next);
+            walk->next += FS_FREE_SIDE_BYTES;
+            if (fs_free_side_lane(entry) != lane) continue;
+            *col = walk->part * FS_FREE_SIDE_COLS + fs_free_side_col(entry);
+            *negative = entry >> 15;
+            walk->left--;
+            return true;
+        }
+        if (++walk->part >= fs_free_side_parts(cols)) return false;
+        walk->left = fs_free_u16(g->counts + 2 * walk->part);
+    }
+}
+
+/* A lane's columns ascend, are in the matrix and not in the side list too: so no weight is added twice and sums keep their bounds. */
 static fs_status check_lane(const fs_sub1_matrix *m, uint32_t group, const fs_free_group *g, uint32_t lane,
                             fs_detail *detail)
 {
-    fs_free_walk walk = {-1, 0};
+    fs_free_walk walk = fs_free_start_walk(m);
     fs_free_weight w[FS_FREE_CODES];
-    uint32_t side = find_side(g, lane), side_end = find_side(g, lane + 1);
-    bool padding = is_padding(m, group, g, lane);
+    side_walk side = start_side(g);
+    uint32_t side_col = 0, first = 0; /* first: that the next weight may have */
+    bool padding = is_padding(m, group, g, lane), negative;
+    bool more = next_side(g, lane, m->cols, &side, &side_col, &negative);
     for (uint32_t s = 0; s < g->num_steps; s++) {
         fs_free_walk_step(g, lane, s, &walk, w);
         for (uint32_t k = 0; k < FS_FREE_CODES; k++) {
             if (!w[k].nonzero) continue;
-            while (side < side_end && fs_free_u16(g->side + (size_t)side * FS_FREE_SIDE_BYTES) < w[k].col)
-                side++;
-            bool twice = side < side_end &&
-                         fs_free_u16(g->side + (size_t)side * FS_FREE_SIDE_BYTES) == w[k].col;
-            if (padding || w[k].outside || w[k].col >= m->cols || twice)
+            while (more && side_col < w[k].col)
+                more = next_side(g, lane, m->cols, &side, &side_col, &negative);
+            bool twice = more && side_col == w[k].col;
+            if (padding || w[k].col < first || w[k].col >= m->cols || twice)
                 return fs_fail(detail, FS_CORRUPT,
                                "blob: group %u, lane %u, step %u: code %u leads to column %u%s", group, lane,
                                s, k, w[k].col,
                                twice ? ", which the side list has too" : ", which is not its to reach");
+            first = w[k].col + 1;
         }
     }
     return FS_OK;
@@ -204,7 +221,7 @@ static fs_status check_dense(const fs_sub1_matrix *m, uint32_t group, const fs_f
 static fs_status check_coded(const fs_sub1_matrix *m, uint32_t group, const fs_free_group *g,
                              fs_detail *detail)
 {
-    fs_status st = check_moves(m, group, g, detail);
+    fs_status st = check_moves(group, g, detail);
     if (st == FS_OK) st = check_side(m, group, g, detail);
     for (uint32_t l = 0; st == FS_OK && l < LANES; l++) st = check_lane(m, group, g, l, detail);
     return st;
@@ -215,7 +232,7 @@ static fs_status check(const fs_sub1_matrix *m, fs_detail *detail)
     uint8_t seen[FS_FREE_BLOCK_ROWS / 8] = {0};
     fs_status st = check_directory(m, detail);
     for (uint32_t i = 0; st == FS_OK && i < num_groups(m); i++) {
-        fs_free_group g = fs_free_parts(fs_free_group_bytes(m, i));
+        fs_free_group g = fs_free_parts(fs_free_group_bytes(m, i), m->cols);
         if (i % FS_FREE_BLOCK_GROUPS == 0) memset(seen, 0, sizeof(seen));
         st = check_rows(m, i, &g, seen, detail);
         if (st == FS_OK && g.kind != FS_FREE_EMPTY) st = check_scales(m, i, &g, detail);
@@ -227,19 +244,20 @@ static fs_status check(const fs_sub1_matrix *m, fs_detail *detail)
 
 /* ---- decoding ---- */
 
-static void decode_coded(const fs_free_group *g, uint32_t lane, const float scale[2], float *row)
+static void decode_coded(const fs_sub1_matrix *m, const fs_free_group *g, uint32_t lane, const float scale[2],
+                         float *row)
 {
-    fs_free_walk walk = {-1, 0};
+    fs_free_walk walk = fs_free_start_walk(m);
     fs_free_weight w[FS_FREE_CODES];
     for (uint32_t s = 0; s < g->num_steps; s++) {
         fs_free_walk_step(g, lane, s, &walk, w);
         for (uint32_t k = 0; k < FS_FREE_CODES; k++)
             if (w[k].nonzero) row[w[k].col] = scale[w[k].negative];
     }
-    for (uint32_t i = find_side(g, lane), end = find_side(g, lane + 1); i < end; i++) {
-        const uint8_t *at = g->side + (size_t)i * FS_FREE_SIDE_BYTES;
-        row[fs_free_u16(at)] = scale[at[2] >> 5 & 1];
-    }
+    side_walk side = start_side(g);
+    uint32_t col;
+    bool negative;
+    while (next_side(g, lane, m->cols, &side, &col, &negative)) row[col] = scale[negative];
 }
 
 static void decode_dense(const fs_free_group *g, uint32_t lane, const float scale[2], uint32_t cols,
@@ -257,14 +275,14 @@ static void decode(const fs_sub1_matrix *m, float *w)
 {
     memset(w, 0, sizeof(float) * m->rows * m->cols);
     for (uint32_t i = 0; i < num_groups(m); i++) {
-        fs_free_group g = fs_free_parts(fs_free_group_bytes(m, i));
+        fs_free_group g = fs_free_parts(fs_free_group_bytes(m, i), m->cols);
         for (uint32_t l = 0; g.kind != FS_FREE_EMPTY && l < LANES; l++) {
             if (is_padding(m, i, &g, l)) continue;
             float *row = w + (size_t)(block_of(i) + g.row[l]) * m->cols;
             const float scale[2] = {fs_bf16_to_f32((fs_bf16)fs_free_u16(g.scales + 2 * l)),
                                     fs_bf16_to_f32((fs_bf16)fs_free_u16(g.scales + 2 * (LANES + l)))};
             if (g.kind == FS_FREE_CODED)
-                decode_coded(&g, l, scale, row);
+                decode_coded(m, &g, l, scale, row);
             else
                 decode_dense(&g, l, scale, m->cols, row);
         }

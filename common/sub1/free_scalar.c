@@ -10,19 +10,14 @@ void fs_free_walk_step(const fs_free_group *g, uint32_t lane, uint32_t step, fs_
 {
     const uint8_t *at = g->steps + (size_t)step * FS_FREE_STEP_BYTES;
     uint32_t half = lane / FS_FREE_HALF, first = lane % FS_FREE_HALF * FS_FREE_CODES;
-    uint32_t columns = fs_free_move(g, step) * FS_FREE_MOVE;
-    if (columns) { /* a lane that stays behind is taken along, and has then passed the window's first column */
-        walk->base += columns;
-        walk->last = walk->last > (int32_t)columns ? walk->last - (int32_t)columns : 0;
-    }
+    walk->base = fs_free_next_base(g, step, walk->base, walk->padded_cols);
     for (uint32_t k = 0; k < FS_FREE_CODES; k++) {
         uint32_t code = at[first + k] >> 4 * half & 15, bit = 64 * half + first + k;
         bool sign = at[FS_FREE_STEP_SIGNS + bit / 8] >> bit % 8 & 1;
-        walk->last += code ? (int32_t)code : sign ? FS_FREE_LONG_SKIP : FS_FREE_SKIP;
-        out[k] = (fs_free_weight){
-            .nonzero = code != 0, .negative = sign, .outside = walk->last >= FS_FREE_WINDOW};
-        if (walk->last >= FS_FREE_WINDOW) walk->last = FS_FREE_WINDOW - 1; /* waits at the window's end */
-        out[k].col = walk->base + (uint32_t)walk->last;
+        walk->last += code ? code : sign ? FS_FREE_LONG_SKIP : FS_FREE_SKIP;
+        walk->last %= FS_FREE_WINDOW;
+        uint32_t in_window = (walk->last - walk->base) % FS_FREE_WINDOW;
+        out[k] = (fs_free_weight){.col = walk->base + in_window, .nonzero = code != 0, .negative = sign};
     }
 }
 
@@ -34,19 +29,30 @@ static void add_weight(uint32_t col, bool negative, const int8_t *const *x, uint
     for (uint32_t r = 0; r < rows; r++) sum[r][negative] += x[r][col];
 }
 
-static void add_coded(const fs_free_group *g, uint32_t lane, const int8_t *const *x, uint32_t rows,
-                      lane_sums sum)
+static void add_side(const fs_free_group *g, uint32_t lane, uint32_t cols, const int8_t *const *x,
+                     uint32_t rows, lane_sums sum)
 {
-    fs_free_walk walk = {-1, 0};
+    const uint8_t *side = g->side;
+    for (uint32_t p = 0; p < fs_free_side_parts(cols); p++) {
+        for (uint32_t i = fs_free_u16(g->counts + 2 * p); i > 0; i--, side += FS_FREE_SIDE_BYTES) {
+            uint32_t entry = fs_free_u16(side);
+            if (fs_free_side_lane(entry) == lane)
+                add_weight(p * FS_FREE_SIDE_COLS + fs_free_side_col(entry), entry >> 15, x, rows, sum);
+        }
+    }
+}
+
+static void add_coded(const fs_sub1_matrix *m, const fs_free_group *g, uint32_t lane, const int8_t *const *x,
+                      uint32_t rows, lane_sums sum)
+{
+    fs_free_walk walk = fs_free_start_walk(m);
     fs_free_weight w[FS_FREE_CODES];
     for (uint32_t s = 0; s < g->num_steps; s++) {
         fs_free_walk_step(g, lane, s, &walk, w);
         for (uint32_t k = 0; k < FS_FREE_CODES; k++)
             if (w[k].nonzero) add_weight(w[k].col, w[k].negative, x, rows, sum);
     }
-    const uint8_t *side = g->side;
-    for (uint32_t i = 0; i < g->num_side; i++, side += FS_FREE_SIDE_BYTES)
-        if (fs_free_side_lane(side) == lane) add_weight(fs_free_u16(side), side[2] >> 5 & 1, x, rows, sum);
+    add_side(g, lane, m->cols, x, rows, sum);
 }
 
 static void add_dense(const fs_free_group *g, uint32_t lane, uint32_t cols, const int8_t *const *x,
@@ -65,7 +71,7 @@ static void multiply_lane(const fs_sub1_matrix *m, const fs_free_group *g, uint3
                           uint32_t rows)
 {
     lane_sums sum = {0};
-    if (g->kind == FS_FREE_CODED) add_coded(g, lane, x, rows, sum);
+    if (g->kind == FS_FREE_CODED) add_coded(m, g, lane, x, rows, sum);
     if (g->kind == FS_FREE_DENSE) add_dense(g, lane, m->cols, x, rows, sum);
     float pos_scale = 0, neg_scale = 0;
     if (g->kind != FS_FREE_EMPTY) {
@@ -82,7 +88,7 @@ void fs_free_scalar(const fs_sub1_matrix *w, uint32_t first, uint32_t count, con
                     const float *x_scale, float *const *y, uint32_t num_rows)
 {
     for (uint32_t i = first; i < first + count; i++) {
-        fs_free_group g = fs_free_parts(fs_free_group_bytes(w, i));
+        fs_free_group g = fs_free_parts(fs_free_group_bytes(w, i), w->cols);
         uint32_t block = i / FS_FREE_BLOCK_GROUPS * FS_FREE_BLOCK_ROWS;
         for (uint32_t lane = 0; lane < LANES; lane++) {
             uint32_t row = block + g.row[lane];

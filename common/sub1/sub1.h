@@ -6,7 +6,7 @@
 
 #include "base/buffer.h"
 
-typedef enum { FS_SUB1_BLOCKED = 1, FS_SUB1_FREE = 2 } fs_sub1_format;
+typedef enum { FS_SUB1_BLOCKED = 1, FS_SUB1_FREE = 3 } fs_sub1_format;
 
 #define FS_SUB1_HEADER_BYTES 64u
 #define FS_SUB1_ALIGN        64u /* a blob starts at a multiple of this in its file and in memory */
@@ -25,7 +25,7 @@ typedef struct {
     fs_sub1_format format;
     uint8_t n, m;
     uint32_t rows, cols;               /* as the model sees them */
-    uint32_t padded_rows, padded_cols; /* multiples of group_rows and 64; free: at least 256 columns */
+    uint32_t padded_rows, padded_cols; /* multiples of group_rows and 64; free: at least 128 columns */
     uint32_t group_rows;               /* rows of a group, the unit of work: 64, free: 32 */
     bool symmetric;                    /* one scale a row (blocked) */
     bool scattered;                    /* a group's rows are not adjacent in y (free) */

@@ -102,48 +102,48 @@ def write_checkpoint(path, tensors, shards=1, **sizes):
     return path
 
 
-def decode_free_lane(blob, lane, steps, moves, code_at, side_at, num_side):
+def decode_free_lane(blob, cols, lane, steps, shift, counts_at):
     """(column, negative) of a lane's nonzeros."""
-    last, base, found = -1, 0, []
+    place, base, found, parts = 127, 0, [], (cols + 1023) // 1024
+    moves = counts_at + 2 * parts
+    code_at = moves + (steps + 3) // 4
     for step in range(steps):
-        columns = (blob[moves + step // 4] >> step % 4 * 2 & 3) * 64
-        if columns:
-            base, last = base + columns, max(last - columns, 0)
+        base += (0, 24, 32, 48)[blob[moves + step // 4] >> step % 4 * 2 & 3] << shift
+        base = min(base, max(128, (cols + 63) // 64 * 64) - 128)
         for k in range(4):
             i = lane % 16 * 4 + k
             code = blob[code_at + 80 * step + i] >> lane // 16 * 4 & 15
             bit = lane // 16 * 64 + i
             sign = blob[code_at + 80 * step + 64 + bit // 8] >> bit % 8 & 1
-            last += code or (30 if sign else 15)
+            place += code or (30 if sign else 15)
             if code:
-                assert last < 256
-                found.append((base + last, sign))
-            last = min(last, 255)
-    for at in range(side_at, side_at + 3 * num_side, 3):
-        column, who = struct.unpack("<HB", blob[at:at + 3])
-        if who & 31 == lane:
-            found.append((column, who >> 5))
+                found.append((base + (place - base) % 128, sign))
+    at = code_at + 80 * steps
+    for part, count in enumerate(struct.unpack(f"<{parts}H", blob[counts_at:moves])):
+        for entry in struct.unpack(f"<{count}H", blob[at:at + 2 * count]):
+            if entry >> 10 & 31 == lane:
+                found.append((1024 * part + entry % 1024, entry >> 15))
+        at += 2 * count
     return found
 
 
 def decode_free(blob):
-    assert blob[:8] == b"FSB1\x02\x02\0\0"
+    assert blob[:8] == b"FSB1\x02\x03\0\0"
     rows, cols = struct.unpack("<II", blob[8:16])
     w = np.zeros((rows, cols), np.uint16)
     for group in range((rows + 31) // 32):
         at = 64 + struct.unpack("<I", blob[64 + 4 * group:68 + 4 * group])[0]
-        kind, zero, steps, num_side = struct.unpack("<BBHH", blob[at:at + 6])
-        assert zero == 0 and kind < 3
-        places = blob[at + 6:at + 38]
+        kind, shift, steps = struct.unpack("<BBH", blob[at:at + 4])
+        assert kind < 3
+        places = blob[at + 4:at + 36]
         if kind == 0:
             continue
-        scales = np.frombuffer(blob, np.uint16, 64, at + 38).reshape(2, 32)
-        body = at + 166
+        scales = np.frombuffer(blob, np.uint16, 64, at + 36).reshape(2, 32)
+        body = at + 164
         for lane in range(32):
             row = group // 8 * 256 + places[lane]
             if kind == 1:
-                code_at = body + (steps + 3) // 4
-                found = decode_free_lane(blob, lane, steps, body, code_at, code_at + 80 * steps, num_side)
+                found = decode_free_lane(blob, cols, lane, steps, shift, body)
             else:
                 units, found = (cols + 63) // 64, []
                 for c in range(cols):
@@ -158,7 +158,7 @@ def decode_free(blob):
 
 def decode(blob):
     """The blob's weights as bfloat16 bits, by docs/formats.md and not by our C."""
-    if blob[5] == 2:
+    if blob[5] == 3:
         return decode_free(blob)
     assert blob[:8] == b"FSB1\x02\x01\x02\x10"
     rows, cols, flags = struct.unpack("<III", blob[8:20])

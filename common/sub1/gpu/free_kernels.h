@@ -7,8 +7,9 @@
 
 /* A group's parts, and the lane that this thread is. */
 typedef struct {
-    uint32_t kind, num_steps, num_side, lane, row; /* row: of the matrix */
-    const uint8_t *moves, *steps, *side;
+    uint32_t kind, num_steps, side_parts, lane, row; /* row: of the matrix */
+    uint32_t last_base, move_shift;                  /* where the window stops; how wide moves are */
+    const uint8_t *counts, *moves, *steps, *side;    /* dense: its units begin at counts */
 } fs_gpu_group;
 
 /* Sums of one matrix row over the rows of x. */
@@ -28,12 +29,15 @@ FS_DEVICE fs_gpu_group fs_group_of(const fs_gpu_product *p, uint32_t row_place)
     const uint8_t *at = p->payload + fs_read_word(p->payload + row_place / FS_WARP * 4);
     fs_gpu_group g;
     g.kind = fs_read_byte(at);
+    g.move_shift = fs_read_byte(at + 1);
     g.num_steps = fs_u16_at(at + 2);
-    g.num_side = fs_u16_at(at + 4);
+    g.side_parts = (p->cols_units * FS_GPU_UNIT_COLS + FS_GPU_FREE_SIDE_COLS - 1) / FS_GPU_FREE_SIDE_COLS;
+    g.last_base = p->num_units * FS_GPU_UNIT_COLS - FS_GPU_FREE_WINDOW;
     g.lane = row_place % FS_WARP;
     g.row = row_place / FS_BLOCK_DIM * FS_BLOCK_DIM +
-            fs_read_byte(at + 6 + g.lane); /* rows change places within a block's 256 */
-    g.moves = at + 6 + FS_WARP + FS_GPU_FREE_SCALES;
+            fs_read_byte(at + 4 + g.lane); /* rows change places within a block's 256 */
+    g.counts = at + 4 + FS_WARP + FS_GPU_FREE_SCALES;
+    g.moves = g.counts + 2 * g.side_parts;
     g.steps = g.moves + (g.num_steps + 3) / 4;
     g.side = g.steps + g.num_steps * FS_GPU_FREE_STEP_BYTES;
     return g;
@@ -54,34 +58,37 @@ FS_DEVICE void fs_add_weight(fs_gpu_sums *sums, uint32_t tile, uint32_t col, uin
 FS_DEVICE void fs_walk_coded(const fs_gpu_group *g, uint32_t tile, fs_gpu_sums *sums)
 {
     uint32_t half = g->lane / 16, in_half = g->lane % 16, base = 0;
+    uint32_t last = FS_GPU_FREE_WINDOW - 1; /* the last column that it has passed, modulo the window */
     const uint8_t *at = g->steps;
-    int32_t last = -1; /* the last column that it has passed, counted from the window's first */
     for (uint32_t s = 0; s < g->num_steps; s++, at += FS_GPU_FREE_STEP_BYTES) {
-        uint32_t columns = (fs_read_byte(g->moves + s / 4) >> s % 4 * 2 & 3u) * FS_GPU_FREE_MOVE;
+        uint32_t move = fs_read_byte(g->moves + s / 4) >> s % 4 * 2 & 3u;
+        base += (FS_GPU_FREE_MOVES >> 8 * move & 255u) << g->move_shift;
+        if (base > g->last_base) base = g->last_base;
         uint32_t word = fs_read_unaligned(at + in_half * 4) >> half * 4;
         uint32_t signs = fs_read_byte(at + FS_GPU_FREE_STEP_SIGNS + half * 8 + in_half / 2) >>
                          in_half % 2 * 4;
-        base += columns;
-        if (columns != 0) last = last > (int32_t)columns ? last - (int32_t)columns : 0;
         FS_UNROLL(4)
         for (uint32_t k = 0; k < 4; k++) {
             uint32_t code = word >> 8 * k & 15u, negative = signs >> k & 1u;
-            last += code != 0 ? (int32_t)code : negative != 0 ? FS_GPU_FREE_LONG_SKIP : FS_GPU_FREE_SKIP;
-            if (last >= FS_GPU_FREE_WINDOW) last = FS_GPU_FREE_WINDOW - 1;
-            if (code != 0) fs_add_weight(sums, tile, base + (uint32_t)last, negative);
+            last += code != 0 ? code : negative != 0 ? FS_GPU_FREE_LONG_SKIP : FS_GPU_FREE_SKIP;
+            if (code != 0) fs_add_weight(sums, tile, base + (last - base) % FS_GPU_FREE_WINDOW, negative);
         }
     }
-    for (uint32_t i = 0; i < g->num_side; i++) {
-        const uint8_t *entry = g->side + 3 * i;
-        if ((fs_read_byte(entry + 2) & 31u) == g->lane)
-            fs_add_weight(sums, tile, fs_u16_at(entry), fs_read_byte(entry + 2) >> 5 & 1u);
+    const uint8_t *side = g->side;
+    for (uint32_t i = 0; i < g->side_parts; i++) {
+        for (uint32_t left = fs_u16_at(g->counts + 2 * i); left > 0; left--, side += 2) {
+            uint32_t entry = fs_u16_at(side);
+            if ((entry >> 10 & 31u) == g->lane)
+                fs_add_weight(sums, tile, i * FS_GPU_FREE_SIDE_COLS + entry % FS_GPU_FREE_SIDE_COLS,
+                              entry >> 15);
+        }
     }
 }
 
 /* num_units: of the matrix's columns, without padding. */
 FS_DEVICE void fs_add_dense(const fs_gpu_group *g, uint32_t tile, uint32_t num_units, fs_gpu_sums *sums)
 {
-    const uint8_t *unit = g->steps + (uint64_t)g->lane * num_units * 16;
+    const uint8_t *unit = g->counts + (uint64_t)g->lane * num_units * 16;
     for (uint32_t w = 0; w < 2 * num_units; w++) { /* 32 columns */
         const uint8_t *at = unit + w / 2 * 16 + w % 2 * 4;
         uint32_t pos = fs_read_unaligned(at), neg = fs_read_unaligned(at + 8);

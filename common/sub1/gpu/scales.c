@@ -13,12 +13,12 @@ SAME(FS_GPU_GROUP_ROWS, FS_BLOCKED_GROUP_ROWS);
 SAME(FS_BLOCK_DIM, FS_FREE_BLOCK_ROWS); /* a block of threads is a block of rows */
 SAME(FS_WARP, FS_FREE_LANES);
 SAME(FS_GPU_FREE_WINDOW, FS_FREE_WINDOW);
-SAME(FS_GPU_FREE_MOVE, FS_FREE_MOVE);
 SAME(FS_GPU_FREE_SKIP, FS_FREE_SKIP);
 SAME(FS_GPU_FREE_LONG_SKIP, FS_FREE_LONG_SKIP);
 SAME(FS_GPU_FREE_STEP_SIGNS, FS_FREE_STEP_SIGNS);
 SAME(FS_GPU_FREE_STEP_BYTES, FS_FREE_STEP_BYTES);
 SAME(FS_GPU_FREE_SCALES, FS_FREE_SCALE_BYTES);
+SAME(FS_GPU_FREE_SIDE_COLS, FS_FREE_SIDE_COLS);
 SAME(FS_GPU_FREE_CODED, FS_FREE_CODED);
 SAME(FS_GPU_FREE_DENSE, FS_FREE_DENSE);
 
@@ -41,7 +41,7 @@ static void free_scales(const fs_sub1_matrix *m, uint16_t *out)
 {
     memset(out, 0, 2 * sizeof(uint16_t) * m->padded_rows);
     for (uint32_t i = 0; i < m->padded_rows / FS_FREE_LANES; i++) {
-        fs_free_group g = fs_free_parts(fs_free_group_bytes(m, i));
+        fs_free_group g = fs_free_parts(fs_free_group_bytes(m, i), m->cols);
         for (uint32_t lane = 0; lane < FS_FREE_LANES && g.kind != FS_FREE_EMPTY; lane++) {
             uint32_t row = i / FS_FREE_BLOCK_GROUPS * FS_FREE_BLOCK_ROWS + g.row[lane];
             if (row >= m->rows) continue; /* padding */

@@ -17,13 +17,14 @@
 #define FS_GPU_UNIT_BYTES(n) (FS_GPU_SIGNS_AT(n) + 32u)
 
 /* free, as free_int.h has it. */
-#define FS_GPU_FREE_WINDOW     256
-#define FS_GPU_FREE_MOVE       64u
-#define FS_GPU_FREE_SKIP       15
-#define FS_GPU_FREE_LONG_SKIP  30
+#define FS_GPU_FREE_WINDOW     128u
+#define FS_GPU_FREE_MOVES      0x30201800u /* columns for the moves 0 to 3, a byte each */
+#define FS_GPU_FREE_SKIP       15u
+#define FS_GPU_FREE_LONG_SKIP  30u
 #define FS_GPU_FREE_STEP_SIGNS 64u
 #define FS_GPU_FREE_STEP_BYTES 80u
 #define FS_GPU_FREE_SCALES     128u
+#define FS_GPU_FREE_SIDE_COLS  1024u
 #define FS_GPU_FREE_CODED      1u /* kinds of group */
 #define FS_GPU_FREE_DENSE      2u
 
