@@ -289,6 +289,10 @@ static fs_status start_engine(router *r, fs_detail *detail)
                                  .prefill_chunk = o->prefill_chunk,
                                  .micro_batches = o->micro_batches,
                                  .lookahead = (fs_lookahead_mode)o->lookahead,
+                                 .batching = (fs_batching)o->batching,
+                                 .batch_wait = o->batch_wait,
+                                 .preemption = o->preemption != 0,
+                                 .prefix_cache = o->prefix_cache != 0,
                                  .trace = r->trace};
     return fs_engine_create(&r->loop, &options, &r->engine, detail);
 }

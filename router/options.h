@@ -8,7 +8,9 @@ typedef struct {
     fs_member_conf member;
     const char *trace;
     uint64_t kv_cache_bytes, max_prompt_bytes;
-    uint32_t max_running, max_waiting, step_tokens, prefill_chunk, micro_batches, lookahead;
+    uint32_t max_running, max_waiting, step_tokens, prefill_chunk, micro_batches, batch_wait, lookahead;
+    uint32_t batching;                 /* fs_batching */
+    uint32_t prefix_cache, preemption; /* 0: off, 1: on */
     int64_t dispatch_timeout_ns, unavailable_after_ns, drain_ns;
 } fs_router_options;
 

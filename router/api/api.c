@@ -6,6 +6,7 @@
 
 #include "api/api_int.h"
 #include "base/clock.h"
+#include "base/process.h"
 
 fs_status fs_api_create(const fs_api_options *options, fs_api **out)
 {
@@ -13,6 +14,7 @@ fs_status fs_api_create(const fs_api_options *options, fs_api **out)
     if (!api) return FS_NO_MEMORY;
     api->options = *options;
     api->started_ns = fs_clock_now(fs_clock_system());
+    api->client_seed = fs_process_random();
     *out = api;
     return FS_OK;
 }
@@ -265,6 +267,10 @@ static void fill_counts(const fs_engine_stats *e, const fs_dispatcher_stats *d,
     out->steps = e->steps;
     out->dispatches = d->dispatches;
     out->redispatches = d->redispatches;
+    out->kv_pages_cached = e->kv_pages_idle;
+    out->preemptions = e->preemptions;
+    out->tokens_recomputed = e->tokens_again;
+    out->prompt_tokens_cached = e->tokens_found;
 }
 
 void fs_api_get_stats(void *arg, fs_rpc_call *call, const uint8_t *request, size_t size)

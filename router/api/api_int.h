@@ -9,6 +9,7 @@
 struct fs_api {
     fs_api_options options;
     int64_t started_ns;
+    uint64_t client_seed; /* of the hash that stands for a client's key, so that nobody can choose whose it meets */
     fs_buffer text;  /* one response's, terminated */
     uint32_t active; /* calls of Generate and Tokenize with anything left of them */
     uint32_t tokenizing;

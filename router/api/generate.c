@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <xxhash.h>
+
 #include "api/api_int.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -159,6 +161,13 @@ static void refuse_full(generation *g, const char *text)
 
 /* ---- the beginning ---- */
 
+/* Requests with the same key are one client's; those without are another's. */
+static uint64_t client_of(const generation *g)
+{
+    const char *key = fs_rpc_call_metadata(g->call, "authorization");
+    return key && key[0] ? XXH3_64bits_withSeed(key, strlen(key), g->api->client_seed) : 0;
+}
+
 static fs_status submit(generation *g, const uint32_t *prompt, size_t num_prompt, fs_detail *detail)
 {
     fs_api *api = g->api;
@@ -178,7 +187,9 @@ static fs_status submit(generation *g, const uint32_t *prompt, size_t num_prompt
                                  .want_logprob = g->request.want_logprob,
                                  .num_top = g->request.num_top,
                                  .arrival_ns = g->arrival_ns,
-                                 .deadline_ns = fs_rpc_call_deadline_ns(g->call)};
+                                 .deadline_ns = fs_rpc_call_deadline_ns(g->call),
+                                 .client = client_of(g),
+                                 .priority = g->request.priority};
     const fs_engine_handlers handlers = {on_output, on_sequence_end, g};
     if (m->echo_prompt_ids) {
         g->echo = malloc(num_prompt * sizeof *g->echo);

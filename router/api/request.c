@@ -5,6 +5,7 @@
 
 #include "base/buffer.h"
 #include "engine/stop.h"
+#include "sched/sched.h"
 
 typedef Foresight__V1__GenerateRequest generate_request;
 typedef Foresight__V1__Sampling sampling_message;
@@ -173,6 +174,10 @@ static fs_status check_rest(const generate_request *m, fs_request *out, fs_detai
     size_t size = m->request_id ? strlen(m->request_id) : 0;
     if (size > FS_API_MAX_REQUEST_ID)
         return fs_fail(detail, FS_INVALID, "request_id: %zu bytes are over %u", size, FS_API_MAX_REQUEST_ID);
+    if (m->priority < -FS_SCHED_MAX_PRIORITY || m->priority > FS_SCHED_MAX_PRIORITY)
+        return fs_fail(detail, FS_INVALID, "priority: %d is not in %d..%d", m->priority,
+                       -FS_SCHED_MAX_PRIORITY, FS_SCHED_MAX_PRIORITY);
+    out->priority = m->priority;
     out->num_top = m->logprobs;
     out->want_logprob = m->logprobs > 0 || m->with_logprobs;
     return FS_OK;

@@ -31,6 +31,7 @@ typedef struct {
     bool needs_seed; /* sampling.seed is to be drawn */
     bool want_logprob;
     uint32_t num_top;
+    int32_t priority;
 } fs_request;
 
 /* A message's bytes before they are unpacked. protobuf-c's strings end at a zero byte, so that one inside would cut a prompt short

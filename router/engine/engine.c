@@ -8,7 +8,14 @@
 #include "base/log.h"
 #include "engine/engine_int.h"
 
-enum { PREGATE_CHUNK = 128, RETRY_MIN_MS = 20, RETRY_MAX_MS = 30000 };
+enum {
+    PREGATE_CHUNK = 128,
+    ROUTE_AHEAD = 16, /* a client's waiting sequences whose routes are known */
+    INPUT_WEIGHT = 1,
+    OUTPUT_WEIGHT = 2, /* of tokens, for fairness: 2401.00588, section 5 */
+    RETRY_MIN_MS = 20,
+    RETRY_MAX_MS = 30000
+};
 
 int64_t fs_engine_now(void)
 {
@@ -82,7 +89,17 @@ static fs_status create_sched(fs_engine *e, uint32_t pages, fs_detail *detail)
                            .page_tokens = FS_KV_PAGE_TOKENS,
                            .max_step_tokens = o->step_tokens,
                            .prefill_chunk = o->prefill_chunk,
-                           .num_micro_batches = o->micro_batches};
+                           .num_micro_batches = o->micro_batches,
+                           .preemption = o->preemption,
+                           .prefix_cache = o->prefix_cache,
+                           .route_ahead = ROUTE_AHEAD,
+                           .input_weight = INPUT_WEIGHT,
+                           .output_weight = OUTPUT_WEIGHT,
+                           .batching = o->batching,
+                           .batch_wait = o->batch_wait,
+                           .num_moe_layers = o->config->num_moe_layers,
+                           .num_experts = o->config->num_experts,
+                           .top_k = o->config->top_k};
     fs_status st = fs_sched_create(&so, &e->sched);
     if (st == FS_INVALID)
         return fs_fail(detail, st,
@@ -184,8 +201,6 @@ void fs_engine_release(fs_sequence *seq)
 {
     fs_engine *e = seq->engine;
     FS_ASSERT(seq->ended && !seq->in_flight);
-    fs_kv_release(e->kv, seq->pages, seq->num_pages);
-    seq->num_pages = 0;
     if (!fs_lookahead_end(&seq->gate)) return; /* its done comes back to us */
     if (seq->previous)
         seq->previous->next = seq->next;
@@ -242,8 +257,20 @@ static void on_timer(uv_timer_t *timer)
     if (n) fs_engine_kick(e);
 }
 
+/* Whose routes come next is the scheduler's to say, at the moment when there is room for them. */
+static void compute_routes(fs_engine *e)
+{
+    while (!e->closing && !fs_lookahead_is_full(e->lookahead)) {
+        uint32_t id = fs_sched_next_route(e->sched);
+        if (id == FS_SCHED_NONE) return;
+        fs_status st = fs_lookahead_begin(e->lookahead, &e->slot[id]->gate);
+        FS_ASSERT(st == FS_OK); /* its pool has more pages than the scheduler's */
+    }
+}
+
 void fs_engine_kick(fs_engine *e)
 {
+    compute_routes(e);
     for (uint32_t i = 0; i < e->num_lanes; i++) fs_lane_start(&e->lane[i]);
 }
 
@@ -288,16 +315,17 @@ static fs_status check_room(const fs_engine *e, const fs_engine_request *r, fs_d
                    r->prompt_tokens, r->max_tokens, e->context);
 }
 
-/* A place in the queue, and in the line for routes. */
-static fs_status enqueue(fs_engine *e, fs_sequence *seq, int64_t deadline_ns)
+static fs_status enqueue(fs_engine *e, fs_sequence *seq, const fs_engine_request *request)
 {
-    fs_status st = fs_sched_add(e->sched, seq->num_prompt, seq->total_tokens, deadline_ns, fs_engine_now(),
-                                &seq->id);
-    if (st != FS_OK) return st;
+    const fs_sched_request r = {.prompt_tokens = seq->num_prompt,
+                                .total_tokens = seq->total_tokens,
+                                .client = request->client,
+                                .priority = request->priority,
+                                .deadline_ns = request->deadline_ns,
+                                .token = seq->token,
+                                .pages = seq->pages};
     seq->gate.done = on_routes;
-    st = fs_lookahead_begin(e->lookahead, &seq->gate);
-    if (st != FS_OK) fs_sched_remove(e->sched, seq->id);
-    return st;
+    return fs_sched_add(e->sched, &r, &seq->id);
 }
 
 fs_status fs_engine_submit(fs_engine *e, const fs_engine_request *request, const fs_engine_handlers *handlers,
@@ -309,7 +337,7 @@ fs_status fs_engine_submit(fs_engine *e, const fs_engine_request *request, const
     if (e->closing) return fs_fail(detail, FS_UNAVAILABLE, "shutting down");
     st = fs_sequence_create(e, request, handlers, &seq);
     if (st != FS_OK) return fs_fail(detail, st, "no memory for the request");
-    st = enqueue(e, seq, request->deadline_ns);
+    st = enqueue(e, seq, request);
     if (st != FS_OK) {
         fs_sequence_free(seq);
         e->stats.refused++;
@@ -317,6 +345,7 @@ fs_status fs_engine_submit(fs_engine *e, const fs_engine_request *request, const
     }
     link_sequence(e, seq);
     fs_record_arrival(seq);
+    compute_routes(e);
     if (request->deadline_ns != FS_NEVER) uv_timer_start(&e->timer, on_timer, 0, 0);
     fs_engine_meter(e);
     *out = seq;
@@ -331,7 +360,11 @@ void fs_engine_get_stats(fs_engine *e, fs_engine_stats *out)
     out->waiting = counts.waiting;
     out->running = counts.running;
     out->kv_pages_total = fs_kv_pool_num_pages(e->kv);
-    out->kv_pages_used = out->kv_pages_total - fs_kv_pool_num_free(e->kv);
+    out->kv_pages_used = counts.pages_held;
+    out->kv_pages_idle = counts.pages_idle;
+    out->preemptions = counts.preemptions;
+    out->tokens_again = counts.tokens_again;
+    out->tokens_found = counts.tokens_found;
     fs_lookahead_get_pages(e->lookahead, &out->pregate_pages_used, &out->pregate_pages_total);
     out->pregate_ns = fs_lookahead_busy_ns(e->lookahead);
 }

@@ -15,6 +15,7 @@
 #include "engine/sampler.h"
 #include "engine/stop.h"
 #include "model/tokenizer.h"
+#include "sched/sched.h"
 #include "trace/trace.h"
 
 #define FS_ENGINE_MAX_LANES 4u
@@ -39,6 +40,9 @@ typedef struct {
     uint32_t prefill_chunk; /* prompt tokens of one sequence in a micro-batch at most */
     uint32_t micro_batches; /* in flight, 1..FS_ENGINE_MAX_LANES */
     fs_lookahead_mode lookahead;
+    fs_batching batching;
+    uint32_t batch_wait; /* turns (sched.h) */
+    bool preemption, prefix_cache;
     fs_trace_writer *trace; /* what is done and known is written to it; may be NULL */
 } fs_engine_options;
 
@@ -94,6 +98,8 @@ typedef struct {
     bool want_logprob;
     uint32_t num_top; /* with each token, this many of the most probable */
     int64_t arrival_ns, deadline_ns;
+    uint64_t client;  /* whose it is: clients share by work done */
+    int32_t priority; /* -FS_SCHED_MAX_PRIORITY..FS_SCHED_MAX_PRIORITY */
 } fs_engine_request;
 
 /* FS_EXHAUSTED: the queue is full (fs_engine_retry_ms says when to try again); FS_INVALID: over the context;
@@ -109,8 +115,12 @@ uint32_t fs_engine_retry_ms(const fs_engine *engine);
 typedef struct {
     uint32_t waiting, running, sequences; /* sequences: whose memory is not yet back, ended ones included */
     uint32_t kv_pages_used, kv_pages_total, pregate_pages_used, pregate_pages_total;
+    uint32_t kv_pages_idle; /* not used, but what they hold may be found again */
     uint64_t accepted, refused, finished, cancelled, failed; /* sequences, since the start */
     uint64_t prompt_tokens, generated_tokens, steps;
+    uint64_t preemptions,
+        tokens_again;      /* sequences that gave up their pages; rows that ran once more for it */
+    uint64_t tokens_found; /* of prompts: in the cache, and not run */
     /* Worker time. experts_wait: no job, and a lane waits for experts; idle: neither. */
     int64_t pregate_ns, attention_ns, head_ns, sample_ns, experts_wait_ns, idle_ns;
 } fs_engine_stats;

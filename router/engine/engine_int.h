@@ -22,8 +22,7 @@ struct fs_sequence {
     bool in_flight, ended;
     uint32_t trace_number, traced_routes; /* tokens whose routes the trace has */
     fs_lookahead_item gate;
-    uint32_t *pages; /* of the backbone's KV pool */
-    uint32_t num_pages;
+    uint32_t *pages; /* of the backbone's KV pool; the scheduler's while it knows the sequence */
 
     /* a job's while in flight: */
     uint32_t *token; /* [total_tokens] */
@@ -98,7 +97,7 @@ struct fs_engine {
     fs_arena arena;
     fs_worker *worker;
     fs_pool *pool;
-    fs_kv_pool *kv;
+    fs_kv_pool *kv; /* its pages are given out by the scheduler, not by it */
     fs_lookahead *lookahead;
     fs_sched *sched;
     fs_sequence *first;         /* all that have memory */

@@ -159,21 +159,27 @@ static void fail_step(fs_sequence *seq)
                   seq->status == FS_NO_MEMORY ? "no memory" : "the model's numbers are not finite");
 }
 
+/* The scheduler learns what has run. A sequence that has ended by now left it before: nobody is to find what it left in its pages. */
+static void tell_sched(fs_sequence *seq, bool sampled)
+{
+    fs_sched *sched = seq->engine->sched;
+    bool goes_on = sampled && !seq->ended && seq->finish == FS_FINISH_NONE;
+    fs_sched_done(sched, seq->id, goes_on);
+    if (goes_on) fs_sched_set_experts(sched, seq->id, fs_route_experts(&seq->routes, seq->num_tokens - 1, 0));
+}
+
 /* The step's effect on one sequence. in_flight holds its memory while callbacks run: they may cancel it. */
 static void settle(const fs_lane_part *part, int64_t now)
 {
     fs_sequence *seq = part->seq;
-    fs_sched *sched = seq->engine->sched;
     bool sampled = part->last && !part->dead;
     if (!seq->ended && sampled && seq->status != FS_OK) fail_step(seq);
     if (!seq->ended) fs_record_routes(seq);
     if (!seq->ended && sampled) emit(seq, now);
+    tell_sched(seq, sampled);
     if (!seq->ended && seq->finish != FS_FINISH_NONE) fs_engine_end(seq, FS_END_FINISHED, FS_OK, "");
-    uint32_t id = seq->id;
-    bool ended = seq->ended;
     seq->in_flight = false;
-    if (ended) fs_engine_release(seq); /* the pages first: from done on they are promised to others */
-    fs_sched_done(sched, id, sampled && !ended ? 1 : 0);
+    if (seq->ended) fs_engine_release(seq);
 }
 
 static void complete(fs_lane *lane)
@@ -299,23 +305,13 @@ static void done(fs_job *job)
 
 /* ---- loop: the beginning of a step ---- */
 
-static void admit(fs_sequence *seq, int64_t now)
-{
-    fs_engine *e = seq->engine;
-    uint32_t n = fs_kv_pages_for(seq->total_tokens);
-    fs_status st = fs_kv_acquire(e->kv, n, seq->pages);
-    FS_ASSERT(st == FS_OK); /* promised by the scheduler */
-    seq->num_pages = n;
-    seq->timing.first_step_ns = now;
-}
-
 static void add_part(fs_lane *lane, const fs_sched_part *planned, int64_t now)
 {
     fs_batch *batch = lane->batch;
     fs_sequence *seq = lane->engine->slot[planned->id];
     FS_ASSERT(seq && !seq->ended && !seq->in_flight);
     FS_ASSERT(planned->first + planned->count <= seq->routes.num_tokens);
-    if (planned->admitted) admit(seq, now);
+    if (planned->admitted) seq->timing.first_step_ns = now;
     seq->in_flight = true;
     lane->part[lane->num_parts++] = (fs_lane_part){.seq = seq,
                                                    .first = planned->first,
@@ -335,7 +331,7 @@ void fs_lane_start(fs_lane *lane)
     fs_engine *e = lane->engine;
     if (lane->state != FS_LANE_IDLE || e->closing) return;
     int64_t now = fs_engine_now();
-    uint32_t n = fs_sched_plan(e->sched, now, e->plan, e->options.max_running);
+    uint32_t n = fs_sched_plan(e->sched, e->plan, e->options.max_running);
     if (n == 0) return;
     lane->num_parts = lane->layer = lane->moe_layer = 0;
     lane->combine = false;

@@ -182,6 +182,11 @@ bool fs_lookahead_end(fs_lookahead_item *item)
     return true;
 }
 
+bool fs_lookahead_is_full(const fs_lookahead *l)
+{
+    return l->first != NULL;
+}
+
 void fs_lookahead_get_pages(const fs_lookahead *l, uint32_t *used, uint32_t *total)
 {
     *total = fs_kv_pool_num_pages(l->kv);

@@ -49,6 +49,8 @@ FS_MUST_USE fs_status fs_lookahead_begin(fs_lookahead *lookahead, fs_lookahead_i
 /* The sequence is over: its pages go back, now or when its job has run. Returns true if the item is free now,
  * false if done comes once more (FS_CANCELLED) and the item must live until then. */
 bool fs_lookahead_end(fs_lookahead_item *item);
+/* One waits for pages: whoever begins now waits behind it. Thread: loop. */
+bool fs_lookahead_is_full(const fs_lookahead *lookahead);
 void fs_lookahead_get_pages(const fs_lookahead *lookahead, uint32_t *used, uint32_t *total);
 
 /* The routes of one token more for each of n items: the token at table->num_tokens. status [n]. Thread: the

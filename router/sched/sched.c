@@ -1,4 +1,4 @@
-/* router/sched/sched.c: sequences come, wait in order and leave; plan.c decides what runs. */
+/* router/sched/sched.c: sequences come, wait and leave; clients.c says whose turn it is, plan.c what runs. */
 #include "sched/sched.h"
 
 #include <stdlib.h>
@@ -6,17 +6,37 @@
 #include "base/clock.h"
 #include "sched/sched_int.h"
 
-void fs_seq_list_push(fs_sched *sched, fs_seq_list *list, uint32_t id)
+enum { REMEMBERED_CLIENTS = 1024 }; /* besides those that have sequences */
+
+/* ---- lists ---- */
+
+static void link_behind(fs_sched *sched, fs_seq_list *list, uint32_t id, uint32_t prev)
 {
     fs_seq *seq = &sched->seq[id];
-    seq->prev = list->last;
-    seq->next = FS_SCHED_NONE;
-    if (list->last == FS_SCHED_NONE)
+    seq->prev = prev;
+    seq->next = prev == FS_SCHED_NONE ? list->first : sched->seq[prev].next;
+    if (prev == FS_SCHED_NONE)
         list->first = id;
     else
-        sched->seq[list->last].next = id;
-    list->last = id;
+        sched->seq[prev].next = id;
+    if (seq->next == FS_SCHED_NONE)
+        list->last = id;
+    else
+        sched->seq[seq->next].prev = id;
     list->length++;
+}
+
+void fs_seq_list_push(fs_sched *sched, fs_seq_list *list, uint32_t id)
+{
+    link_behind(sched, list, id, list->last);
+}
+
+void fs_seq_list_insert(fs_sched *sched, fs_seq_list *list, uint32_t id,
+                        bool (*before)(const fs_seq *a, const fs_seq *b))
+{
+    uint32_t prev = list->last;
+    while (prev != FS_SCHED_NONE && before(&sched->seq[id], &sched->seq[prev])) prev = sched->seq[prev].prev;
+    link_behind(sched, list, id, prev);
 }
 
 void fs_seq_list_take(fs_sched *sched, fs_seq_list *list, uint32_t id)
@@ -33,123 +53,238 @@ void fs_seq_list_take(fs_sched *sched, fs_seq_list *list, uint32_t id)
     list->length--;
 }
 
+static void link_arrival(fs_sched *s, uint32_t id)
+{
+    fs_seq *seq = &s->seq[id];
+    seq->arrival = ++s->num_arrived;
+    seq->older = s->newest;
+    seq->newer = FS_SCHED_NONE;
+    if (s->newest == FS_SCHED_NONE)
+        s->oldest = id;
+    else
+        s->seq[s->newest].newer = id;
+    s->newest = id;
+}
+
+static void unlink_arrival(fs_sched *s, uint32_t id)
+{
+    const fs_seq *seq = &s->seq[id];
+    if (seq->older == FS_SCHED_NONE)
+        s->oldest = seq->newer;
+    else
+        s->seq[seq->older].newer = seq->newer;
+    if (seq->newer == FS_SCHED_NONE)
+        s->newest = seq->older;
+    else
+        s->seq[seq->newer].older = seq->older;
+}
+
+/* ---- creation ---- */
+
+static bool is_in(uint32_t value, uint32_t min, uint32_t max)
+{
+    return value >= min && value <= max;
+}
+
 static bool options_are_valid(const fs_sched_options *o)
 {
     uint32_t slots;
-    if (!o->max_waiting || !o->max_running || !o->num_pages || !o->page_tokens || !o->max_step_tokens)
+    if (o->max_waiting < 1 || o->max_running < 1 || o->num_pages < 1 || o->page_tokens < 1) return false;
+    if (o->max_step_tokens < 1 || !is_in(o->prefill_chunk, 1, o->max_step_tokens)) return false;
+    if (!is_in(o->num_micro_batches, 1, 4) || o->route_ahead < 1 || o->num_pages == FS_PAGES_NONE)
         return false;
-    if (o->prefill_chunk < 1 || o->prefill_chunk > o->max_step_tokens) return false;
-    if (o->num_micro_batches < 1 || o->num_micro_batches > 4) return false;
-    return !__builtin_add_overflow(o->max_waiting, o->max_running, &slots) && slots != FS_SCHED_NONE;
+    if (!is_in(o->input_weight, 1, 1000) || !is_in(o->output_weight, 1, 1000)) return false;
+    if (o->batching == FS_BATCHING_EXPERT_AWARE &&
+        (!is_in(o->num_moe_layers, 1, 65536) || !is_in(o->num_experts, 1, 65536) ||
+         !is_in(o->top_k, 1, o->num_experts) || o->num_moe_layers > (1u << 26) / o->num_experts))
+        return false;
+    if (__builtin_add_overflow(o->max_waiting, o->max_running, &slots)) return false;
+    return slots < FS_SCHED_NONE - REMEMBERED_CLIENTS;
+}
+
+static fs_status alloc_tables(fs_sched *s)
+{
+    const fs_sched_options *o = &s->options;
+    size_t set_words;
+    s->num_slots = o->max_waiting + o->max_running;
+    s->num_clients = s->num_slots + REMEMBERED_CLIENTS;
+    s->num_buckets = 1;
+    while (s->num_buckets < s->num_clients && s->num_buckets < 1u << 31) s->num_buckets *= 2;
+    if (o->batching == FS_BATCHING_EXPERT_AWARE) s->words = (o->num_moe_layers * o->num_experts + 63) / 64;
+    if (!fs_mul_size(o->max_running, s->words, &set_words)) return FS_NO_MEMORY;
+    s->seq = calloc(s->num_slots, sizeof *s->seq);
+    s->client = calloc(s->num_clients, sizeof *s->client);
+    s->bucket = calloc(s->num_buckets, sizeof *s->bucket);
+    s->candidate = calloc(o->max_running, sizeof *s->candidate);
+    s->chosen = calloc(o->max_running, sizeof *s->chosen);
+    s->new_experts = calloc(o->max_running, sizeof *s->new_experts);
+    s->set = calloc(set_words + 1, sizeof *s->set);
+    s->all = calloc(s->words + 1, sizeof *s->all);
+    s->new_word = calloc(s->words + 1, sizeof *s->new_word);
+    s->holders = calloc(o->num_pages, sizeof *s->holders);
+    if (!s->seq || !s->client || !s->bucket || !s->candidate || !s->chosen || !s->new_experts || !s->set ||
+        !s->all || !s->new_word || !s->holders)
+        return FS_NO_MEMORY;
+    return fs_pages_create(o->num_pages, o->page_tokens, o->prefix_cache, &s->pages);
 }
 
 fs_status fs_sched_create(const fs_sched_options *options, fs_sched **out)
 {
     const fs_seq_list empty = {FS_SCHED_NONE, FS_SCHED_NONE, 0};
-    size_t bytes;
     if (!options_are_valid(options)) return FS_INVALID;
-    uint32_t num_slots = options->max_waiting + options->max_running;
-    if (!fs_mul_size(num_slots, sizeof(fs_seq), &bytes)) return FS_NO_MEMORY;
-    if (!fs_add_size(bytes, sizeof(fs_sched), &bytes)) return FS_NO_MEMORY;
-    fs_sched *sched = calloc(1, bytes);
-    if (!sched) return FS_NO_MEMORY;
-    sched->options = *options;
-    sched->num_slots = num_slots;
-    sched->waiting = sched->running = sched->free = empty;
-    for (uint32_t id = 0; id < num_slots; id++) fs_seq_list_push(sched, &sched->free, id);
-    *out = sched;
+    fs_sched *s = calloc(1, sizeof *s);
+    if (!s) return FS_NO_MEMORY;
+    s->options = *options;
+    s->running = s->free = empty;
+    s->oldest = s->newest = FS_SCHED_NONE;
+    fs_status st = alloc_tables(s);
+    if (st != FS_OK) {
+        fs_sched_destroy(s);
+        return st;
+    }
+    fs_clients_init(s);
+    for (uint32_t id = 0; id < s->num_slots; id++) fs_seq_list_push(s, &s->free, id);
+    *out = s;
     return FS_OK;
 }
 
-void fs_sched_destroy(fs_sched *sched)
+void fs_sched_destroy(fs_sched *s)
 {
-    free(sched);
+    if (!s) return;
+    fs_pages_destroy(s->pages);
+    free(s->seq);
+    free(s->client);
+    free(s->bucket);
+    free(s->candidate);
+    free(s->chosen);
+    free(s->new_experts);
+    free(s->set);
+    free(s->all);
+    free(s->new_word);
+    free(s->holders);
+    free(s);
 }
 
-fs_status fs_sched_add(fs_sched *sched, uint32_t prompt_tokens, uint32_t total_tokens, int64_t deadline_ns,
-                       int64_t now_ns, uint32_t *id_out)
+/* ---- coming ---- */
+
+static bool request_is_valid(const fs_sched *s, const fs_sched_request *r)
 {
-    uint32_t page = sched->options.page_tokens;
-    uint32_t pages = total_tokens / page + (total_tokens % page != 0);
-    if (prompt_tokens == 0 || total_tokens < prompt_tokens || pages > sched->options.num_pages)
-        return FS_INVALID;
-    if (sched->waiting.length == sched->options.max_waiting) return FS_EXHAUSTED;
-    uint32_t id = sched->free.first; /* there is one: waiting and running are both bounded */
+    if (r->prompt_tokens == 0 || r->total_tokens < r->prompt_tokens) return false;
+    if (r->priority < -FS_SCHED_MAX_PRIORITY || r->priority > FS_SCHED_MAX_PRIORITY) return false;
+    return fs_sched_pages_for(s, r->total_tokens) <= s->options.num_pages;
+}
+
+static bool has_place(const fs_sched *s, const fs_client *client)
+{
+    uint32_t max = s->options.max_waiting;
+    return s->num_fresh < (client->num_fresh == 0 ? max : max - max / 16);
+}
+
+fs_status fs_sched_add(fs_sched *s, const fs_sched_request *request, uint32_t *id_out)
+{
+    if (!request_is_valid(s, request)) return FS_INVALID;
+    uint32_t at = fs_clients_find(s, request->client);
+    fs_client *client = &s->client[at];
+    if (!has_place(s, client)) return FS_EXHAUSTED;
+    uint32_t id = s->free.first; /* there is one: those that wait and those that were admitted are bounded */
     FS_ASSERT(id != FS_SCHED_NONE);
-    fs_seq_list_take(sched, &sched->free, id);
-    sched->seq[id] = (fs_seq){
+    fs_seq_list_take(s, &s->free, id);
+    s->seq[id] = (fs_seq){
         .state = SEQ_WAITING,
-        .prompt_tokens = prompt_tokens,
-        .total_tokens = total_tokens,
-        .known = prompt_tokens,
-        .pages = pages,
-        .deadline_ns = deadline_ns,
-        .arrival = ++sched->num_arrived,
+        .request = *request,
+        .known = request->prompt_tokens,
+        .client = at,
+        .place = (int64_t)++client->num_arrived - (int64_t)FS_SCHED_BOOST * request->priority,
     };
-    fs_seq_list_push(sched, &sched->waiting, id);
+    link_arrival(s, id);
+    fs_clients_enter(s, at);
+    fs_clients_line_up(s, id);
     *id_out = id;
     return FS_OK;
 }
 
 /* The caller's sequence of that id: names one that is there and not removed. */
-static fs_seq *live(fs_sched *sched, uint32_t id)
+static fs_seq *live(fs_sched *s, uint32_t id)
 {
-    FS_ASSERT(id < sched->num_slots);
-    FS_ASSERT(sched->seq[id].state != SEQ_FREE);
-    FS_ASSERT(!sched->seq[id].removed);
-    return &sched->seq[id];
+    FS_ASSERT(id < s->num_slots);
+    FS_ASSERT(s->seq[id].state != SEQ_FREE);
+    FS_ASSERT(!s->seq[id].removed);
+    return &s->seq[id];
 }
 
-void fs_sched_ready(fs_sched *sched, uint32_t id)
+void fs_sched_ready(fs_sched *s, uint32_t id)
 {
-    live(sched, id)->ready = true;
+    fs_seq *seq = live(s, id);
+    if (!seq->asked) s->client[seq->client].num_asked++; /* its routes came unasked */
+    seq->asked = seq->ready = true;
 }
 
-void fs_sched_release(fs_sched *sched, uint32_t id)
+void fs_sched_set_experts(fs_sched *s, uint32_t id, const uint16_t *route)
 {
-    fs_seq *seq = &sched->seq[id];
-    if (seq->state == SEQ_RUNNING) sched->pages_promised -= seq->pages;
-    fs_seq_list_take(sched, seq->state == SEQ_RUNNING ? &sched->running : &sched->waiting, id);
+    live(s, id)->route = route;
+}
+
+/* ---- leaving ---- */
+
+void fs_sched_drop_pages(fs_sched *s, uint32_t id)
+{
+    fs_seq *seq = &s->seq[id];
+    fs_pages_release(s->pages, seq->request.pages, seq->num_pages);
+    seq->num_pages = seq->num_published = 0;
+}
+
+void fs_sched_release(fs_sched *s, uint32_t id)
+{
+    fs_seq *seq = &s->seq[id];
+    if (seq->state == SEQ_RUNNING) {
+        fs_sched_drop_pages(s, id);
+        fs_seq_list_take(s, &s->running, id);
+    } else {
+        fs_clients_leave_line(s, id);
+    }
+    unlink_arrival(s, id);
+    fs_clients_leave(s, seq->client);
     seq->state = SEQ_FREE;
-    fs_seq_list_push(sched, &sched->free, id); /* at the end: a dead id is not seen again soon */
+    fs_seq_list_push(s, &s->free, id); /* at the end: a dead id is not seen again soon */
 }
 
-void fs_sched_remove(fs_sched *sched, uint32_t id)
+void fs_sched_remove(fs_sched *s, uint32_t id)
 {
-    fs_seq *seq = live(sched, id);
-    if (fs_seq_is_decoding(seq)) sched->num_decoding--;
+    fs_seq *seq = live(s, id);
     if (seq->in_flight)
         seq->removed = true; /* its rows still read and write its pages: done releases it */
     else
-        fs_sched_release(sched, id);
+        fs_sched_release(s, id);
 }
 
-/* Both lists are in order of arrival, and all that run arrived before all that wait. */
-uint32_t fs_sched_expired(const fs_sched *sched, int64_t now_ns, uint32_t *out, uint32_t max,
-                          int64_t *next_ns)
+/* ---- what is asked ---- */
+
+uint32_t fs_sched_expired(const fs_sched *s, int64_t now_ns, uint32_t *out, uint32_t max, int64_t *next_ns)
 {
-    const fs_seq_list *const lists[] = {&sched->running, &sched->waiting};
     uint32_t found = 0;
     int64_t next = FS_NEVER;
-    for (int i = 0; i < 2; i++) {
-        for (uint32_t id = lists[i]->first; id != FS_SCHED_NONE; id = sched->seq[id].next) {
-            const fs_seq *seq = &sched->seq[id];
-            if (seq->removed || seq->deadline_ns == FS_NEVER) continue;
-            bool is_due = seq->deadline_ns <= now_ns;
-            if (is_due && found < max)
-                out[found++] = id;
-            else if (is_due)
-                next = now_ns; /* no room for it: ask again at once */
-            else if (seq->deadline_ns < next)
-                next = seq->deadline_ns;
-        }
+    for (uint32_t id = s->oldest; id != FS_SCHED_NONE; id = s->seq[id].newer) {
+        const fs_seq *seq = &s->seq[id];
+        int64_t deadline = seq->request.deadline_ns;
+        if (seq->removed || deadline == FS_NEVER) continue;
+        if (deadline <= now_ns && found < max)
+            out[found++] = id;
+        else if (deadline <= now_ns)
+            next = now_ns; /* no room for it: ask again at once */
+        else if (deadline < next)
+            next = deadline;
     }
     *next_ns = next;
     return found;
 }
 
-fs_sched_counts fs_sched_get_counts(const fs_sched *sched)
+fs_sched_counts fs_sched_get_counts(const fs_sched *s)
 {
-    return (fs_sched_counts){sched->waiting.length, sched->running.length, sched->num_in_flight,
-                             sched->pages_promised};
+    fs_sched_counts c = s->counts;
+    c.waiting = s->num_fresh + s->num_preempted;
+    c.running = s->running.length;
+    c.in_flight = s->num_in_flight;
+    c.pages_held = s->options.num_pages - fs_pages_num_free(s->pages);
+    c.pages_idle = fs_pages_num_idle(s->pages);
+    return c;
 }

@@ -55,6 +55,31 @@ def test_tokens_do_not_depend_on(variant, pb, alone, cluster_of):
     assert stats.requests_failed == 0 and stats.requests_finished == stats.requests_accepted
 
 
+FEW_PAGES = "3840KiB"  # 30 pages of 16 tokens; the requests want some 200 at once
+SCHEDULING = [(batching, prefix, pages, preemption) for batching in ("fcfs", "expert-aware") for prefix in ("on", "off")
+              for pages, preemption in (("many", "on"), ("few", "on"), ("few", "off"))]
+if PRESET == "tsan":
+    SCHEDULING = [("expert-aware", "on", "few", "on")]
+
+
+@pytest.mark.parametrize("batching, prefix, pages, preemption", SCHEDULING)
+def test_tokens_do_not_depend_on_scheduling(batching, prefix, pages, preemption, pb, alone, cluster_of):
+    """Rows held back for others, texts computed again, beginnings that others have computed: the same tokens."""
+    router = {"batching": batching, "prefix-cache": prefix, "preemption": preemption, "step-tokens": 24, "prefill-chunk": 16}
+    if pages == "few":
+        router["kv-cache"] = FEW_PAGES
+    cluster = cluster_of(nodes=2, router=router)
+    client = cluster.client()
+    for _ in range(2):  # the second time with a cache that is full of the first
+        assert run_all(client, requests(pb), streams=40) == alone
+    stats = cluster.idle()
+    assert stats.requests_failed == 0 and stats.requests_finished == stats.requests_accepted
+    assert (stats.preemptions > 0) == (pages == "few" and preemption == "on")
+    assert (stats.tokens_recomputed > 0) == (stats.preemptions > 0)
+    assert (stats.prompt_tokens_cached > 0) == (prefix == "on")
+    assert (stats.kv_pages_cached > 0) == (prefix == "on")
+
+
 def test_two_routers_give_the_same(pb, alone, cluster_of):
     cluster = cluster_of(routers=2)
     fields = requests(pb)

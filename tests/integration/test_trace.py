@@ -49,7 +49,7 @@ def read_trace(path):
 def test_a_recorded_trace_tells_every_token_and_its_experts_before_it_runs(tmp_path, bin_dir):
     trace = tmp_path / "t.trace"
     code, out, err = run("foresight", "trace", "record", trace, "--model", DEMO, "--streams", "4", "--requests", "6", "--max-tokens", "8",
-                         "--router-args", "--micro-batches 1 --prefill-chunk 5", timeout=120)
+                         "--router-args", "--micro-batches 1 --prefill-chunk 5 --prefix-cache off", timeout=120)
     assert code == 0, err
     assert "6 generations, 48 tokens" in out
     events = read_trace(trace)

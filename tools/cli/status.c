@@ -98,6 +98,7 @@ static json_t *router_json(const Foresight__V1__RouterStats *s)
         {"sequences_running", s->sequences_running},
         {"kv_pages_used", s->kv_pages_used},
         {"kv_pages_total", s->kv_pages_total},
+        {"kv_pages_cached", s->kv_pages_cached},
         {"dispatches_in_flight", s->dispatches_in_flight},
         {"nodes_connected", s->nodes_connected},
         {"placement_epoch", s->placement_epoch},
@@ -111,6 +112,9 @@ static json_t *router_json(const Foresight__V1__RouterStats *s)
         {"steps", s->steps},
         {"dispatches", s->dispatches},
         {"redispatches", s->redispatches},
+        {"preemptions", s->preemptions},
+        {"tokens_recomputed", s->tokens_recomputed},
+        {"prompt_tokens_cached", s->prompt_tokens_cached},
     };
     json_object_set_new(object, "name", json_string(s->name));
     json_object_set_new(object, "version", json_string(s->version));
@@ -152,9 +156,9 @@ static void print_router(const Foresight__V1__RouterStats *s)
     for (size_t i = 0; i < s->n_time; i++) total += s->time[i]->seconds;
     printf("router %s: %s, %u nodes connected, placement epoch %" PRIu64 "\n", s->name,
            s->serving ? "serving" : "NOT SERVING", s->nodes_connected, s->placement_epoch);
-    printf("  sequences  %u running, %u waiting; %u of %u KV pages; %u dispatches in flight\n",
+    printf("  sequences  %u running, %u waiting; %u of %u KV pages, %u more kept; %u dispatches in flight\n",
            s->sequences_running, s->sequences_waiting, s->kv_pages_used, s->kv_pages_total,
-           s->dispatches_in_flight);
+           s->kv_pages_cached, s->dispatches_in_flight);
     printf("  requests   %" PRIu64 " accepted, %" PRIu64 " finished, %" PRIu64 " cancelled, %" PRIu64
            " failed, %" PRIu64 " refused\n",
            s->requests_accepted, s->requests_finished, s->requests_cancelled, s->requests_failed,
@@ -162,6 +166,9 @@ static void print_router(const Foresight__V1__RouterStats *s)
     printf("  tokens     %" PRIu64 " of prompts, %" PRIu64 " generated; %" PRIu64 " steps, %" PRIu64
            " dispatches, %" PRIu64 " rows sent again\n",
            s->prompt_tokens, s->generated_tokens, s->steps, s->dispatches, s->redispatches);
+    printf("  cache      %" PRIu64 " prompt tokens found; %" PRIu64 " preemptions, %" PRIu64
+           " tokens computed again\n",
+           s->prompt_tokens_cached, s->preemptions, s->tokens_recomputed);
     for (size_t i = 0; i < s->n_time; i++)
         printf("  %-16s %9.3f s  %5.1f %%\n", s->time[i]->part, s->time[i]->seconds,
                total > 0 ? 100 * s->time[i]->seconds / total : 0);

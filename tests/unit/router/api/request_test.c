@@ -148,6 +148,10 @@ static void logprobs(request *r)
 {
     r->m.logprobs = 21;
 }
+static void urgent(request *r)
+{
+    r->m.priority = 9;
+}
 static void long_id(request *r)
 {
     r->m.request_id = r->text;
@@ -227,6 +231,7 @@ static void each_wrong_field_is_named(void **state)
         {stop_id, "stop_token_ids: [1] 100", FS_INVALID},
         {many_stop_ids, "stop_token_ids:", FS_INVALID},
         {logprobs, "logprobs:", FS_INVALID},
+        {urgent, "priority: 9", FS_INVALID},
         {long_id, "request_id:", FS_INVALID},
         {nan_temperature, "temperature", FS_INVALID},
         {cold, "temperature", FS_INVALID},
