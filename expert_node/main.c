@@ -240,6 +240,7 @@ static fs_status start_store(node *n, fs_detail *detail)
 {
     fs_store_options options = {.dir = n->options.member.model,
                                 .memory_bytes = n->options.memory_bytes,
+                                .policy = (fs_cache_policy)n->options.cache,
                                 .load_threads = n->options.load_threads,
                                 .on_change = on_store_change,
                                 .arg = n};

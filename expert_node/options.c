@@ -12,7 +12,17 @@ static const fs_conf_option table[] = {
      .type = FS_CONF_BYTES,
      .offset = AT(memory_bytes),
      .default_text = "0",
-     .help = "Memory for experts; 0: as much as the placement gives."},
+     .help = "Memory for experts; 0: as much as the placement gives. Where not all of them fit, the others "
+             "are read "
+             "when they are needed."},
+    {.name = "cache",
+     .type = FS_CONF_ENUM,
+     .offset = AT(cache),
+     .default_text = "lookahead",
+     .words = "lru|lfu|lfru|lookahead",
+     .help = "Which experts stay in memory where not all fit: lookahead goes by what routers tell of the "
+             "tokens to "
+             "come, the others by the past alone."},
     {.name = "load-threads",
      .type = FS_CONF_U32,
      .offset = AT(load_threads),

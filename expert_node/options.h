@@ -7,6 +7,7 @@
 typedef struct {
     fs_member_conf member;
     uint64_t memory_bytes;
+    uint32_t cache; /* fs_cache_policy */
     uint32_t load_threads, queue_rows, queue_dispatches;
     int64_t drain_ns, inline_ns, split_ns;
 } fs_node_options;

@@ -85,11 +85,6 @@ static void placed_node_problems(const fs_cluster_member *m, const fs_cluster_sh
                              assigned == 1 ? "is" : "are");
         end_line(lines);
     }
-    if (m->capacity_bytes > 0 && m->capacity_bytes / m->expert_bytes < assigned) {
-        fs_buffer_printf(lines, "expert node %s has memory for %" PRIu64 " experts and is to hold %u",
-                         m->name, m->capacity_bytes / m->expert_bytes, assigned);
-        end_line(lines);
-    }
 }
 
 static void member_problems(const fs_cluster_member *m, const fs_cluster_share *shares, fs_buffer *lines)

@@ -130,6 +130,16 @@ static uint32_t gather(const fs_cluster *c, fs_cluster_member **placed, fs_place
     return n;
 }
 
+/* By what memory the nodes have; and where that is too little for all experts, evenly: nodes then keep a part of theirs in memory. */
+static fs_status plan(const fs_placement_shape *shape, fs_placement_node *nodes, uint32_t n,
+                      uint32_t *replica, fs_detail *detail)
+{
+    fs_status st = fs_placement_plan(shape, nodes, n, replica, detail);
+    if (st != FS_EXHAUSTED) return st;
+    for (uint32_t i = 0; i < n; i++) nodes[i].max_experts = UINT64_MAX;
+    return fs_placement_plan(shape, nodes, n, replica, detail);
+}
+
 fs_status fs_cluster_place(fs_cluster *c)
 {
     if (c->replica || !c->model.is_set) return FS_OK;
@@ -143,7 +153,7 @@ fs_status fs_cluster_place(fs_cluster *c)
     uint32_t n = st == FS_OK ? gather(c, placed, nodes) : 0;
     if (st != FS_OK || n < c->options.nodes_expected) goto out;
     replica = malloc(entries * sizeof(*replica));
-    st = replica ? fs_placement_plan(&shape, nodes, n, replica, &detail) : FS_NO_MEMORY;
+    st = replica ? plan(&shape, nodes, n, replica, &detail) : FS_NO_MEMORY;
     if (st == FS_OK) {
         adopt_placement(c, placed, n, replica);
         placed = NULL;

@@ -15,12 +15,13 @@ typedef struct {
 typedef struct {
     uint32_t head, tail; /* runs */
     uint32_t rows;
-    uint32_t next, prev; /* the line of ready keys; in it exactly while rows > 0 */
+    uint32_t next, prev; /* the line of ready keys; in it exactly while rows > 0 and not held */
+    bool held;
 } key_queue;
 
 struct fs_batcher {
     uint32_t num_keys, num_tags, max_runs, max_rows;
-    uint32_t num_runs, num_rows, num_ready;
+    uint32_t num_runs, num_rows, num_ready, held_rows;
     uint32_t line_head, line_tail, free_run;
     run *runs;
     key_queue *keys;
@@ -50,7 +51,7 @@ fs_status fs_batcher_create(uint32_t num_keys, uint32_t num_tags, uint32_t max_r
         b->runs[i].next = b->free_run;
         b->free_run = i;
     }
-    for (uint32_t k = 0; k < num_keys; k++) b->keys[k] = (key_queue){NONE, NONE, 0, NONE, NONE};
+    for (uint32_t k = 0; k < num_keys; k++) b->keys[k] = (key_queue){NONE, NONE, 0, NONE, NONE, false};
     for (uint32_t t = 0; t < num_tags; t++) b->tag_head[t] = NONE;
     *out = b;
     return FS_OK;
@@ -146,6 +147,7 @@ static void take_rows(fs_batcher *b, uint32_t i, uint32_t count)
     run *r = &b->runs[i];
     b->keys[r->key].rows -= count;
     b->num_rows -= count;
+    if (b->keys[r->key].held) b->held_rows -= count;
     r->first += count;
     r->count -= count;
     if (r->count == 0) unlink_run(b, i);
@@ -159,10 +161,26 @@ void fs_batcher_add(fs_batcher *b, uint32_t key, uint32_t tag, uint32_t first, u
     b->free_run = b->runs[i].next;
     b->runs[i] = (run){.key = key, .tag = tag, .first = first, .count = count};
     link_run(b, i);
-    if (b->keys[key].rows == 0) line_append(b, key);
-    b->keys[key].rows += count;
+    key_queue *q = &b->keys[key];
+    if (q->rows == 0 && !q->held) line_append(b, key);
+    if (q->held) b->held_rows += count;
+    q->rows += count;
     b->num_rows += count;
     b->num_runs++;
+}
+
+void fs_batcher_hold(fs_batcher *b, uint32_t key, bool held)
+{
+    FS_ASSERT(key < b->num_keys);
+    key_queue *q = &b->keys[key];
+    if (q->held == held) return;
+    q->held = held;
+    b->held_rows = held ? b->held_rows + q->rows : b->held_rows - q->rows;
+    if (q->rows == 0) return;
+    if (held)
+        line_remove(b, key);
+    else
+        line_append(b, key);
 }
 
 uint32_t fs_batcher_num_ready(const fs_batcher *b)
@@ -173,6 +191,17 @@ uint32_t fs_batcher_num_ready(const fs_batcher *b)
 uint32_t fs_batcher_num_rows(const fs_batcher *b)
 {
     return b->num_rows;
+}
+
+uint32_t fs_batcher_num_ready_rows(const fs_batcher *b)
+{
+    return b->num_rows - b->held_rows;
+}
+
+uint32_t fs_batcher_rows_of(const fs_batcher *b, uint32_t key)
+{
+    FS_ASSERT(key < b->num_keys);
+    return b->keys[key].rows;
 }
 
 uint32_t fs_batcher_peek(const fs_batcher *b)
@@ -207,14 +236,14 @@ uint32_t fs_batcher_drop(fs_batcher *b, uint32_t tag)
         uint32_t i = b->tag_head[tag], k = b->runs[i].key;
         dropped += b->runs[i].count;
         take_rows(b, i, b->runs[i].count);
-        if (b->keys[k].rows == 0) line_remove(b, k);
+        if (b->keys[k].rows == 0 && !b->keys[k].held) line_remove(b, k);
     }
     return dropped;
 }
 
 void fs_batcher_check(const fs_batcher *b)
 {
-    uint32_t rows = 0, runs = 0, ready = 0;
+    uint32_t rows = 0, runs = 0, ready = 0, held_rows = 0;
     for (uint32_t k = 0; k < b->num_keys; k++) {
         uint32_t of_key = 0, last = NONE;
         for (uint32_t i = b->keys[k].head; i != NONE; last = i, i = b->runs[i].next) {
@@ -224,11 +253,14 @@ void fs_batcher_check(const fs_batcher *b)
         }
         FS_ASSERT(b->keys[k].tail == last && b->keys[k].rows == of_key);
         rows += of_key;
-        ready += of_key > 0;
+        ready += of_key > 0 && !b->keys[k].held;
+        held_rows += b->keys[k].held ? of_key : 0;
     }
     uint32_t in_line = 0;
-    for (uint32_t k = b->line_head; k != NONE; k = b->keys[k].next, in_line++) FS_ASSERT(b->keys[k].rows > 0);
+    for (uint32_t k = b->line_head; k != NONE; k = b->keys[k].next, in_line++)
+        FS_ASSERT(b->keys[k].rows > 0 && !b->keys[k].held);
     FS_ASSERT(in_line == ready && b->num_ready == ready && b->num_rows == rows && b->num_runs == runs);
+    FS_ASSERT(b->held_rows == held_rows);
     uint32_t by_tag = 0;
     for (uint32_t t = 0; t < b->num_tags; t++)
         for (uint32_t i = b->tag_head[t]; i != NONE; i = b->runs[i].tag_next, by_tag++)

@@ -21,10 +21,17 @@ bool fs_batcher_has_room(const fs_batcher *b, uint32_t num_runs, uint32_t num_ro
 /* first: the run's first pair in its dispatch; count >= 1. There must be room. */
 void fs_batcher_add(fs_batcher *b, uint32_t key, uint32_t tag, uint32_t first, uint32_t count);
 
-/* Keys that have rows waiting, and all rows that wait. */
+/* A held key gets rows as others do, and none of them runs until it is not held any more (its expert is not in memory yet); then it goes
+ * to the end of the line. Setting what is set is allowed. */
+void fs_batcher_hold(fs_batcher *b, uint32_t key, bool held);
+
+/* Keys that have rows waiting and are not held; all rows that wait, and those of keys that are not held. */
 uint32_t fs_batcher_num_ready(const fs_batcher *b);
 uint32_t fs_batcher_num_rows(const fs_batcher *b);
-/* Rows that wait for the key whose turn is next; 0: nothing waits. */
+uint32_t fs_batcher_num_ready_rows(const fs_batcher *b);
+/* Rows that wait for the key, held or not. */
+uint32_t fs_batcher_rows_of(const fs_batcher *b, uint32_t key);
+/* Rows that wait for the key whose turn is next; 0: none can run. */
 uint32_t fs_batcher_peek(const fs_batcher *b);
 
 /* One piece of a batch: pairs first .. first + count of dispatch tag. */
@@ -32,7 +39,7 @@ typedef struct {
     uint32_t tag, first, count;
 } fs_batch_piece;
 /* Takes the next batch: at most max_rows (>= 1) rows of one key, oldest runs first, as at most max_rows pieces. Returns their
- * number; 0: nothing waits. */
+ * number; 0: none can run. */
 uint32_t fs_batcher_next(fs_batcher *b, uint32_t max_rows, uint32_t *key, fs_batch_piece *pieces);
 
 /* Forgets what still waits of a dispatch (its router is lost). Returns the number of rows. */

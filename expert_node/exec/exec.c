@@ -145,30 +145,57 @@ static fs_wire_status judge(const fs_exec *exec, const fs_dispatch *d)
     return why ? FS_WIRE_INVALID : FS_WIRE_OK;
 }
 
-static fs_wire_status judge_group(fs_exec *exec, uint32_t layer, uint32_t expert, uint32_t *key)
+static fs_wire_status wire_status_of(fs_status st)
 {
-    fs_held *held;
+    switch (st) {
+    case FS_OK: return FS_WIRE_OK;
+    case FS_CORRUPT: return FS_WIRE_CORRUPT;
+    case FS_EXHAUSTED: return FS_WIRE_EXHAUSTED;
+    default: return FS_WIRE_MOVED;
+    }
+}
+
+/* One claim a key, for all its rows that wait: then it stays in memory, or comes there and lets them run. */
+static fs_status claim(fs_exec *exec, uint32_t router, uint32_t key)
+{
+    bool ready;
+    fs_status st = fs_store_claim(exec->store, router, key, &ready);
+    if (st != FS_OK) return st;
+    if (exec->claimed[key]) fs_store_unclaim(exec->store, key);
+    exec->claimed[key] = true;
+    fs_batcher_hold(exec->batcher, key, !ready);
+    return FS_OK;
+}
+
+void fs_exec_rows_left(fs_exec *exec, uint32_t key)
+{
+    if (!exec->claimed[key] || fs_batcher_rows_of(exec->batcher, key) > 0) return;
+    exec->claimed[key] = false;
+    fs_batcher_hold(exec->batcher, key, false);
+    fs_store_unclaim(exec->store, key);
+}
+
+static fs_wire_status judge_group(fs_exec *exec, uint32_t router, uint32_t layer, uint32_t expert,
+                                  uint32_t *key)
+{
     if (fs_store_key(exec->store, layer, expert, key) != FS_OK) {
         fs_log_warn("dispatch_invalid", "layer=%u expert=%u why=\"the model has no such expert\"", layer,
                     expert);
         return FS_WIRE_INVALID;
     }
-    fs_status st = fs_store_acquire(exec->store, *key, &held);
-    if (st != FS_OK) return st == FS_CORRUPT ? FS_WIRE_CORRUPT : FS_WIRE_MOVED;
-    fs_store_release(
-        held); /* taken again when its rows run: what waits does not keep a dropped expert in memory */
-    return FS_WIRE_OK;
+    return wire_status_of(claim(exec, router, *key));
 }
 
 /* Queues what can be computed and marks what cannot. The pending has all its pairs left, plus one so that it cannot end meanwhile. */
 static void queue_groups(fs_exec *exec, fs_pending *p, fs_wire_status all)
 {
     const fs_dispatch *d = &p->dispatch;
-    uint32_t tag = (uint32_t)(p - exec->pending);
+    uint32_t tag = (uint32_t)(p - exec->pending), router = fs_exec_router_of(exec, p->peer);
+    if (all == FS_WIRE_OK) fs_store_visit(exec->store, d->layer);
     for (uint32_t g = 0, first = 0; g < d->num_groups; g++) {
         uint32_t expert, num_rows, key = 0;
         fs_dispatch_group(d, g, &expert, &num_rows);
-        fs_wire_status status = all != FS_WIRE_OK ? all : judge_group(exec, d->layer, expert, &key);
+        fs_wire_status status = all != FS_WIRE_OK ? all : judge_group(exec, router, d->layer, expert, &key);
         if (status == FS_WIRE_OK) {
             fs_batcher_add(exec->batcher, key, tag, first, num_rows);
         } else {
@@ -177,6 +204,7 @@ static void queue_groups(fs_exec *exec, fs_pending *p, fs_wire_status all)
         }
         first += num_rows;
     }
+    fs_store_go(exec->store);
 }
 
 /* No slot is free to wait in: refused at once, or not at all. */
@@ -197,6 +225,19 @@ static void begin(uv_idle_t *handle)
     fs_exec_start_jobs(handle->data);
 }
 
+static void begin_later(fs_exec *exec)
+{
+    if (fs_batcher_num_ready(exec->batcher) > 0) uv_idle_start(&exec->begin, begin);
+}
+
+/* An expert that rows wait for is in memory, or will not be: then they fail when it is their turn. */
+static void on_key(void *arg, uint32_t key)
+{
+    fs_exec *exec = arg;
+    fs_batcher_hold(exec->batcher, key, false);
+    begin_later(exec);
+}
+
 static void accept_dispatch(fs_exec *exec, fs_pending p)
 {
     fs_pending *slot = &exec->pending[exec->free_slot];
@@ -210,30 +251,45 @@ static void accept_dispatch(fs_exec *exec, fs_pending p)
     slot->pairs_left = p.dispatch.num_pairs + 1;
     queue_groups(exec, slot, all);
     fs_exec_pairs_done(exec, (uint32_t)(slot - exec->pending), 1);
-    if (fs_batcher_num_rows(exec->batcher) > 0) uv_idle_start(&exec->begin, begin);
+    begin_later(exec);
+}
+
+static void on_dispatch(fs_exec *exec, fs_pending *p)
+{
+    exec->stats.dispatches++;
+    fs_store_stats store;
+    fs_store_get_stats(exec->store, &store);
+    p->block = fs_result_create(&p->dispatch, store.epoch, &p->size, &p->row);
+    if (!p->block) {
+        refuse_peer(exec, p->peer, FS_NO_MEMORY, "dispatch: no memory for its result");
+        return;
+    }
+    if (fs_store_wants_hints(exec->store)) fs_result_set_flags(p->block, FS_WIRE_WANTS_HINTS);
+    if (exec->free_slot == NO_SLOT)
+        refuse_at_once(exec, p->peer, p);
+    else
+        accept_dispatch(exec, *p);
 }
 
 void fs_exec_on_message(fs_exec *exec, fs_peer *peer, uint16_t type, const uint8_t *data, size_t size)
 {
     fs_detail detail = {0};
     fs_pending p = {.peer = peer};
-    fs_status st = type == FS_WIRE_DISPATCH ? fs_dispatch_decode(data, size, &p.dispatch, &detail)
-                                            : fs_fail(&detail, FS_UNSUPPORTED, "message type %u", type);
-    if (st == FS_OK) st = check_size(exec, &p.dispatch, &detail);
-    if (st != FS_OK) {
-        refuse_peer(exec, peer, st, detail.text);
-        return;
+    fs_hint hint;
+    fs_status st;
+    switch (type) {
+    case FS_WIRE_DISPATCH:
+        st = fs_dispatch_decode(data, size, &p.dispatch, &detail);
+        if (st == FS_OK) st = check_size(exec, &p.dispatch, &detail);
+        if (st == FS_OK) on_dispatch(exec, &p);
+        break;
+    case FS_WIRE_HINT:
+        st = fs_hint_decode(data, size, &hint, &detail);
+        if (st == FS_OK) fs_exec_on_hint(exec, peer, &hint);
+        break;
+    default: st = fs_fail(&detail, FS_UNSUPPORTED, "message type %u", type);
     }
-    exec->stats.dispatches++;
-    fs_store_stats store;
-    fs_store_get_stats(exec->store, &store);
-    p.block = fs_result_create(&p.dispatch, store.epoch, &p.size, &p.row);
-    if (!p.block)
-        refuse_peer(exec, peer, FS_NO_MEMORY, "dispatch: no memory for its result");
-    else if (exec->free_slot == NO_SLOT)
-        refuse_at_once(exec, peer, &p);
-    else
-        accept_dispatch(exec, p);
+    if (st != FS_OK) refuse_peer(exec, peer, st, detail.text);
 }
 
 void fs_exec_on_writable(fs_exec *exec, fs_peer *peer)
@@ -242,15 +298,27 @@ void fs_exec_on_writable(fs_exec *exec, fs_peer *peer)
         if (exec->pending[i].blocked && exec->pending[i].peer == peer) answer(exec, &exec->pending[i]);
 }
 
+/* Nobody waits any more for experts that only this dispatch waited for. */
+static void leave_keys(fs_exec *exec, const fs_dispatch *d)
+{
+    for (uint32_t g = 0; g < d->num_groups; g++) {
+        uint32_t expert, num_rows, key;
+        fs_dispatch_group(d, g, &expert, &num_rows);
+        if (fs_store_key(exec->store, d->layer, expert, &key) == FS_OK) fs_exec_rows_left(exec, key);
+    }
+}
+
 /* What runs goes on and is discarded; what waits is taken out. */
 void fs_exec_on_down(fs_exec *exec, fs_peer *peer)
 {
+    fs_exec_router_down(exec, peer);
     for (uint32_t i = 0; i < exec->num_slots; i++) {
         fs_pending *p = &exec->pending[i];
         if (p->peer != peer) continue;
         p->peer = NULL;
         p->blocked = false;
         p->pairs_left -= fs_batcher_drop(exec->batcher, i);
+        leave_keys(exec, &p->dispatch);
         if (p->pairs_left == 0) finish(exec, p);
     }
 }
@@ -260,7 +328,8 @@ void fs_exec_on_down(fs_exec *exec, fs_peer *peer)
 static fs_status create_parts(fs_exec *exec, uv_loop_t *loop, const fs_exec_options *options)
 {
     exec->pending = calloc(exec->num_slots, sizeof(*exec->pending));
-    if (!exec->pending) return FS_NO_MEMORY;
+    exec->claimed = calloc(fs_store_num_experts(exec->store), sizeof(*exec->claimed));
+    if (!exec->pending || !exec->claimed) return FS_NO_MEMORY;
     exec->free_slot = NO_SLOT;
     for (uint32_t i = exec->num_slots; i-- > 0;) {
         exec->pending[i].next_free = exec->free_slot;
@@ -287,6 +356,7 @@ fs_status fs_exec_create(uv_loop_t *loop, const fs_exec_options *options, fs_exe
     exec->begin.data = exec;
     exec->num_slots = options->queue_dispatches;
     fs_status st = create_parts(exec, loop, options);
+    fs_store_on_key(exec->store, on_key, exec);
     if (st != FS_OK) {
         fs_exec_destroy(exec);
         return st;
@@ -309,8 +379,12 @@ void fs_exec_destroy(fs_exec *exec)
         exec->port->release(exec->pending[i].kept);
         free(exec->pending[i].block);
     }
+    fs_store_on_key(exec->store, NULL, NULL);
+    for (uint32_t key = 0; exec->claimed && key < fs_store_num_experts(exec->store); key++)
+        if (exec->claimed[key]) fs_store_unclaim(exec->store, key);
     fs_batcher_destroy(exec->batcher);
     free(exec->pending);
+    free(exec->claimed);
     uv_close((uv_handle_t *)&exec->begin, on_closed);
 }
 

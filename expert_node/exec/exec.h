@@ -39,10 +39,11 @@ void fs_exec_destroy(fs_exec *exec);
 /* The fabric's callbacks. A message that breaks the format, or is of a size that no result can be made for, closes its peer:
  * it is logged, and never computed with. What is well-formed but cannot be done is answered, group by group:
  *   FS_WIRE_INVALID    another model's fingerprint or row format, a layer or expert that the model has not, a scale that is not finite
- *   FS_WIRE_MOVED      not assigned to this node, or not loaded yet, whatever the dispatch's epoch: an expert that is held is right
- *                      in every epoch, since its bytes never change
- *   FS_WIRE_CORRUPT    its bytes failed the check
- *   FS_WIRE_EXHAUSTED  the queue is full, or no memory */
+ *   FS_WIRE_MOVED      not assigned to this node, whatever the dispatch's epoch: an expert that is held is right in every epoch, since
+ *                      its bytes never change
+ *   FS_WIRE_CORRUPT    its bytes failed the check, or could not be read
+ *   FS_WIRE_EXHAUSTED  the queue is full, no memory, or less memory for experts than this one takes
+ * Rows of an expert that is not in memory wait until it is. */
 void fs_exec_on_message(fs_exec *exec, fs_peer *peer, uint16_t type, const uint8_t *data, size_t size);
 void fs_exec_on_writable(fs_exec *exec, fs_peer *peer);
 void fs_exec_on_down(fs_exec *exec, fs_peer *peer);
@@ -52,6 +53,7 @@ void fs_exec_when_idle(fs_exec *exec, void (*idle)(void *arg), void *arg);
 
 typedef struct {
     uint64_t dispatches, rows_computed, batches, batches_split, jobs, refused_groups, compute_ns;
+    uint64_t hints;                /* messages */
     uint32_t pending, queued_rows; /* now */
 } fs_exec_stats;
 void fs_exec_get_stats(const fs_exec *exec, fs_exec_stats *out);

@@ -3,6 +3,7 @@
 #define FS_EXEC_EXEC_INT_H
 
 #include "base/worker.h"
+#include "cache/pace.h"
 #include "exec/batch.h"
 #include "exec/exec.h"
 #include "exec/share.h"
@@ -25,6 +26,13 @@ typedef struct {
     bool blocked;    /* done, and waits until its peer takes it */
     uint32_t next_free;
 } fs_pending;
+
+/* A router whose hints are taken: its index is its number in the cache. */
+typedef struct {
+    const fs_peer *peer; /* NULL: the slot is free */
+    fs_cache_pace pace;
+} fs_exec_router;
+enum { FS_EXEC_MAX_ROUTERS = 256 };
 
 /* One expert over rows [first_row, first_row + num_rows) of its job. */
 typedef struct {
@@ -73,6 +81,8 @@ struct fs_exec {
     fs_batcher *batcher;
     fs_pending *pending; /* [num_slots] */
     uint32_t num_slots, num_pending, free_slot;
+    bool *claimed; /* [num_experts] in the store, for the rows that wait in the batcher */
+    fs_exec_router routers[FS_EXEC_MAX_ROUTERS];
     fs_worker *worker;
     fs_exec_job *jobs, *free_job; /* [threads] */
     fs_exec_job *loop_job;        /* the loop's own */
@@ -90,6 +100,15 @@ struct fs_exec {
 /* exec.c: count pairs of the pending are done, or given up with a status; answers it when none are left. */
 void fs_exec_pairs_done(fs_exec *exec, uint32_t tag, uint32_t count);
 void fs_exec_pairs_failed(fs_exec *exec, const fs_batch_piece *piece, fs_wire_status status);
+
+/* After rows of the key left the batcher, to run or because their peer is lost: nobody waits for it any more if they were the last. */
+void fs_exec_rows_left(fs_exec *exec, uint32_t key);
+
+/* hint.c */
+void fs_exec_on_hint(fs_exec *exec, fs_peer *peer, const fs_hint *hint);
+/* The number of the peer, or FS_CACHE_NO_ROUTER: it told nothing yet, or there are too many. */
+uint32_t fs_exec_router_of(const fs_exec *exec, const fs_peer *peer);
+void fs_exec_router_down(fs_exec *exec, const fs_peer *peer);
 
 /* job.c */
 FS_MUST_USE fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop);

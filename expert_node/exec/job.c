@@ -150,8 +150,10 @@ static bool add_batch(fs_exec *exec, fs_exec_job *job)
     uint32_t key, num_pieces = fs_batcher_next(exec->batcher, room, &key, pieces);
     fs_exec_batch batch = {
         .first_row = job->num_rows, .first_piece = job->num_pieces, .num_pieces = num_pieces};
-    fs_status st = fs_store_acquire(exec->store, key, &batch.held);
-    if (st != FS_OK) { /* dropped since the dispatch came */
+    fs_status st = fs_store_acquire(exec->store, key,
+                                    &batch.held); /* before the claim of those who waited goes */
+    fs_exec_rows_left(exec, key);
+    if (st != FS_OK) { /* dropped since the dispatch came, or it could not be loaded */
         for (uint32_t i = 0; i < num_pieces; i++)
             fs_exec_pairs_failed(exec, &pieces[i], st == FS_CORRUPT ? FS_WIRE_CORRUPT : FS_WIRE_MOVED);
         return true;
@@ -175,7 +177,7 @@ static void fill_job(fs_exec *exec, fs_exec_job *job, uint32_t max_batches)
 static bool is_little(const fs_exec *exec)
 {
     return exec->row_ns > 0 && exec->threads_busy == 0 &&
-           fs_batcher_num_rows(exec->batcher) * exec->row_ns < exec->inline_ns;
+           fs_batcher_num_ready_rows(exec->batcher) * exec->row_ns < exec->inline_ns;
 }
 
 /* Makes phases of the job's one batch. false: no memory; the job will find that out for itself. */

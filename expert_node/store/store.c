@@ -1,4 +1,4 @@
-/* expert_node/store/store.c: a slot for every expert of the model, and the loads that fill those that are wanted. */
+/* expert_node/store/store.c: what is held: the cache decides, the source brings, users are claims. */
 #include "store/store.h"
 
 #include <inttypes.h>
@@ -8,242 +8,190 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/worker.h"
-#include "model/safetensors.h"
-#include "sub1/files.h"
+#include "store/store_int.h"
 
-/* Lives as long as somebody uses it or its slot holds it; users and dropped belong to the loop. */
-struct fs_held {
-    fs_expert expert;
-    void *widened; /* memory of float16 parts */
-    uint64_t bytes;
-    uint32_t users;
-    bool dropped;
-};
+/* Loads at once from files; on the mapping as many as there are threads, and one that a demand finds free. */
+enum { FILE_LOADS = 16 };
+#define HINT_GRACE_NS (250 * FS_NS_PER_MS)
 
-typedef enum { SLOT_ABSENT, SLOT_LOADING, SLOT_HELD, SLOT_FAILED } slot_state;
-typedef struct {
-    fs_held *held;
-    uint8_t state; /* slot_state */
-    bool wanted;
-} slot;
+/* Bits of a key's state. */
+enum { WANTED = 1, FAILED = 2, AWAITED = 4 /* claimed when it was not ready: on_key is owed */ };
 
-/* One load under way: the worker's from post until done. */
-typedef struct {
-    fs_job job; /* first */
-    fs_store *store;
-    uint32_t key;
-    bool busy;
-    fs_held *held; /* the result, or NULL */
-    fs_status status;
-    fs_detail detail;
-} load;
-
-struct fs_store {
-    fs_model_config config;
-    fs_tensors *tensors;
-    uint64_t fingerprint, expert_bytes, memory_bytes;
-    uint32_t num_keys;
-    int16_t moe_index[FS_MAX_LAYERS]; /* decoder layer -> MoE layer, or -1 */
-    slot *slots;                      /* [num_keys] */
-    fs_worker *worker;
-    load *loads; /* [num_loads] */
-    uint32_t num_loads;
-    uint32_t next; /* slots below it need no look: a load begins at the first wanted one from here */
-    uint64_t epoch, ready_epoch;
-    uint32_t assigned, loaded, failed;
-    uint64_t bytes_loaded, bytes_loading;
-    int64_t assigned_at_ns;
-    bool over_memory;
-    char first_failure[512];
-    char problem[640];
-    void (*on_change)(void *arg);
-    void *arg;
-};
-
-static void held_free(fs_held *held)
+static int64_t now(void)
 {
-    if (!held) return;
-    free(held->widened);
-    free(held);
+    return fs_clock_now(fs_clock_system());
 }
 
-static uint32_t layer_of(const fs_store *store, uint32_t key)
+uint32_t fs_store_layer_of(const fs_store *store, uint32_t key)
 {
     return store->config.moe_layer[key / store->config.num_experts];
 }
 
-static uint32_t expert_of(const fs_store *store, uint32_t key)
+uint32_t fs_store_expert_of(const fs_store *store, uint32_t key)
 {
     return key % store->config.num_experts;
 }
 
-/* ---- loading ---- */
-
-static void run_load(fs_job *job)
-{
-    load *l = (load *)job;
-    const fs_store *store = l->store; /* config and tensors alone: they do not change */
-    fs_held *held = calloc(1, sizeof(*held));
-    l->status = FS_NO_MEMORY;
-    if (!held) {
-        fs_fail(&l->detail, FS_NO_MEMORY, "no memory for an expert");
-        return;
-    }
-    fs_expert_range range;
-    l->status = fs_expert_find(&store->config, store->tensors, layer_of(store, l->key),
-                               expert_of(store, l->key), &range, &l->detail);
-    if (l->status == FS_OK)
-        l->status = fs_expert_open(&store->config, &range, &held->expert, &held->widened, &l->detail);
-    if (l->status != FS_OK) {
-        held_free(held);
-        return;
-    }
-    held->bytes = range.bytes;
-    l->held = held;
-}
+/* ---- what is told of it ---- */
 
 static void set_problem(fs_store *store)
 {
+    fs_cache_stats s;
+    fs_cache_get_stats(store->cache, &s);
     store->problem[0] = '\0';
-    if (store->failed > 1)
-        snprintf(store->problem, sizeof(store->problem), "%u experts cannot be used; the first: %s",
-                 store->failed, store->first_failure);
-    else if (store->failed == 1)
+    if (s.failed > 1)
+        snprintf(store->problem, sizeof(store->problem), "%u experts cannot be used; the first: %s", s.failed,
+                 store->first_failure);
+    else if (s.failed == 1)
         snprintf(store->problem, sizeof(store->problem), "an expert cannot be used: %s",
                  store->first_failure);
-    else if (store->over_memory)
+    else if (s.too_large > 0)
         snprintf(store->problem, sizeof(store->problem),
-                 "memory is full: %u of %u assigned experts fit in %" PRIu64 " bytes", store->loaded,
-                 store->assigned, store->memory_bytes);
+                 "%u of %u assigned experts are larger than the memory of %" PRIu64 " bytes", s.too_large,
+                 s.wanted, store->memory_bytes);
+}
+
+/* With memory for all, all of it is verified first; else what is asked for is verified then. */
+static bool can_serve(const fs_store *store, const fs_cache_stats *s)
+{
+    if (store->epoch == 0 || s->too_large > 0) return false;
+    return !fs_cache_all_fits(store->cache) || s->resident - s->leaving == s->wanted;
 }
 
 static void settle(fs_store *store)
 {
-    bool ready = store->epoch != 0 && store->loaded == store->assigned;
-    if (ready && store->ready_epoch != store->epoch) {
+    fs_cache_stats s;
+    fs_cache_get_stats(store->cache, &s);
+    if (can_serve(store, &s) && store->ready_epoch != store->epoch) {
         store->ready_epoch = store->epoch;
-        fs_log_info("experts_ready", "epoch=%" PRIu64 " experts=%u bytes=%" PRIu64 " ms=%lld", store->epoch,
-                    store->loaded, store->bytes_loaded,
-                    (fs_clock_now(fs_clock_system()) - store->assigned_at_ns) / FS_NS_PER_MS);
+        fs_log_info("experts_ready",
+                    "epoch=%" PRIu64 " experts=%u loaded=%u bytes=%" PRIu64 " memory=%" PRIu64
+                    " cache=%s ms=%lld",
+                    store->epoch, s.wanted, s.resident, s.resident_bytes, store->memory_bytes,
+                    fs_cache_all_fits(store->cache) ? "none" : fs_cache_policy_name(store->policy),
+                    (now() - store->assigned_at_ns) / FS_NS_PER_MS);
     }
     set_problem(store);
 }
 
-static void keep(fs_store *store, slot *s, fs_held *held)
+void fs_store_get_stats(const fs_store *store, fs_store_stats *out)
 {
-    s->held = held;
-    s->state = SLOT_HELD;
-    store->loaded++;
-    store->bytes_loaded += held->bytes;
+    fs_cache_stats s;
+    fs_cache_get_stats(store->cache, &s);
+    *out = (fs_store_stats){.epoch = store->epoch,
+                            .ready_epoch = store->ready_epoch,
+                            .assigned = s.wanted,
+                            .loaded = s.resident - s.leaving,
+                            .failed = s.failed,
+                            .bytes_loaded = s.resident_bytes,
+                            .problem = store->problem,
+                            .cache = s};
 }
 
-static void fail(fs_store *store, slot *s, const load *l)
+/* ---- loads ---- */
+
+static void tell_key(fs_store *store, uint32_t key)
 {
-    s->state = SLOT_FAILED;
-    uint32_t layer = layer_of(store, l->key), expert = expert_of(store, l->key);
+    if (!(store->state[key] & AWAITED)) return;
+    store->state[key] &= (uint8_t)~AWAITED;
+    if (store->on_key) store->on_key(store->on_key_arg, key);
+}
+
+static void fail(fs_store *store, const fs_store_load *l)
+{
+    uint32_t key = l->held->key, layer = fs_store_layer_of(store, key),
+             expert = fs_store_expert_of(store, key);
+    fs_cache_stats s;
+    fs_cache_get_stats(store->cache, &s);
     fs_log_error("expert_refused", "layer=%u expert=%u status=%s detail=\"%s\"", layer, expert,
                  fs_status_name(l->status), l->detail.text);
-    if (store->failed++ == 0)
+    if (!(store->state[key] & WANTED)) return;
+    store->state[key] |= FAILED;
+    if (s.failed <= 1)
         snprintf(store->first_failure, sizeof(store->first_failure), "layer %u expert %u: %.440s", layer,
                  expert, l->detail.text);
 }
 
-static void start_loads(fs_store *store);
-
-static void load_done(fs_job *job)
+void fs_store_loaded(fs_store_load *l)
 {
-    load *l = (load *)job;
     fs_store *store = l->store;
-    slot *s = &store->slots[l->key];
-    l->busy = false;
-    store->bytes_loading -= store->expert_bytes;
-    fs_held *held = l->held;
-    l->held = NULL;
-    s->state = SLOT_ABSENT;
-    if (!s->wanted)
-        held_free(held); /* dropped while it was loading */
-    else if (held)
-        keep(store, s, held);
-    else
-        fail(store, s, l);
-    start_loads(store);
+    uint32_t key = l->held->key;
+    fs_cache_loaded(store->cache, key, l->status == FS_OK);
+    if (l->status == FS_OK) {
+        store->held[key] = l->held;
+    } else {
+        fail(store, l);
+        fs_held_free(l->held);
+    }
+    tell_key(store, key);
     settle(store);
     if (store->on_change) store->on_change(store->arg);
 }
 
-static bool fits(const fs_store *store)
+static void let_go(fs_store *store, uint32_t key)
 {
-    if (store->memory_bytes == 0) return true;
-    return store->bytes_loaded + store->bytes_loading + store->expert_bytes <= store->memory_bytes;
+    fs_held_free(store->held[key]);
+    store->held[key] = NULL;
 }
 
-/* The next wanted slot that nobody has begun; false: there is none, or no memory for it. */
-static bool next_to_load(fs_store *store, uint32_t *key)
+void fs_store_go(fs_store *store)
 {
-    while (store->next < store->num_keys &&
-           !(store->slots[store->next].wanted && store->slots[store->next].state == SLOT_ABSENT))
-        store->next++;
-    if (store->next == store->num_keys) return false;
-    store->over_memory = !fits(store);
-    if (store->over_memory) return false;
-    *key = store->next++;
-    return true;
-}
-
-static void start_loads(fs_store *store)
-{
-    for (uint32_t i = 0; i < store->num_loads; i++) {
-        load *l = &store->loads[i];
-        if (l->busy) continue;
-        if (!next_to_load(store, &l->key)) return;
-        l->busy = true;
-        l->detail = (fs_detail){0};
-        store->slots[l->key].state = SLOT_LOADING;
-        store->bytes_loading += store->expert_bytes;
-        fs_worker_post(store->worker, &l->job);
+    fs_cache_action action;
+    while (fs_cache_next(store->cache, now(), &action)) {
+        switch (action.act) {
+        case FS_CACHE_EVICT: let_go(store, action.key); break;
+        case FS_CACHE_LOAD: fs_store_begin(store, action.key, action.urgent); break;
+        case FS_CACHE_HURRY: fs_store_hurry(store, action.key); break;
+        }
     }
+    fs_store_flush(store);
+}
+
+static void go_later(uv_idle_t *idle)
+{
+    uv_idle_stop(idle);
+    fs_store_go(idle->data);
+}
+
+/* What was released makes room, for who waits. */
+static void made_room(fs_store *store)
+{
+    fs_cache_stats s;
+    fs_cache_get_stats(store->cache, &s);
+    if (s.queued > 0 || s.leaving > 0) uv_idle_start(&store->later, go_later);
 }
 
 /* ---- assignment ---- */
 
-static void let_go(fs_store *store, slot *s)
+static uint32_t mark_wanted(fs_store *store, const uint8_t *wanted)
 {
-    fs_held *held = s->held;
-    s->held = NULL;
-    store->loaded--;
-    store->bytes_loaded -= held->bytes;
-    held->dropped = true;
-    if (held->users == 0) held_free(held);
+    uint32_t dropped = 0;
+    for (uint32_t key = 0; key < store->num_keys; key++) {
+        uint8_t before = store->state[key];
+        dropped += store->held[key] && (before & WANTED) && !wanted[key];
+        /* A failed one is read again with every assignment: its file may have been mended. */
+        store->state[key] = (uint8_t)((before & AWAITED) | (wanted[key] ? WANTED : 0));
+    }
+    return dropped;
 }
 
 void fs_store_assign(fs_store *store, uint64_t epoch, const uint8_t *wanted)
 {
     store->epoch = epoch;
-    store->assigned = 0;
-    store->assigned_at_ns = fs_clock_now(fs_clock_system());
-    store->over_memory = false;
-    uint32_t dropped = 0;
-    for (uint32_t key = 0; key < store->num_keys; key++) {
-        slot *s = &store->slots[key];
-        s->wanted = wanted[key] != 0;
-        store->assigned += s->wanted;
-        if (s->state == SLOT_HELD && !s->wanted) {
-            let_go(store, s);
-            dropped++;
-        }
-        /* A failed one is read again with every assignment: its file may have been mended. */
-        if (s->state == SLOT_FAILED) store->failed--;
-        if ((s->state == SLOT_HELD && !s->wanted) || s->state == SLOT_FAILED) s->state = SLOT_ABSENT;
-    }
-    store->next = 0;
-    fs_log_info("experts_assigned", "epoch=%" PRIu64 " experts=%u held=%u dropped=%u", epoch, store->assigned,
-                store->loaded, dropped);
-    start_loads(store);
+    store->assigned_at_ns = now();
+    uint32_t dropped = mark_wanted(store, wanted);
+    fs_cache_assign(store->cache, wanted);
+    fs_cache_stats s;
+    fs_cache_get_stats(store->cache, &s);
+    fs_log_info("experts_assigned", "epoch=%" PRIu64 " experts=%u bytes=%" PRIu64 " held=%u dropped=%u",
+                epoch, s.wanted, s.wanted_bytes, s.resident - s.leaving, dropped);
+    fs_store_go(store);
+    for (uint32_t key = 0; key < store->num_keys; key++)
+        if (!(store->state[key] & WANTED)) tell_key(store, key);
     settle(store);
 }
 
-/* ---- use ---- */
+/* ---- rows that come ---- */
 
 fs_status fs_store_key(const fs_store *store, uint32_t layer, uint32_t expert, uint32_t *key)
 {
@@ -253,21 +201,69 @@ fs_status fs_store_key(const fs_store *store, uint32_t layer, uint32_t expert, u
     return FS_OK;
 }
 
+void fs_store_on_key(fs_store *store, void (*on_key)(void *arg, uint32_t key), void *arg)
+{
+    store->on_key = on_key;
+    store->on_key_arg = arg;
+}
+
+void fs_store_visit(fs_store *store, uint32_t layer)
+{
+    if (layer < FS_MAX_LAYERS && store->moe_index[layer] >= 0)
+        fs_cache_visit(store->cache, (uint32_t)store->moe_index[layer], now());
+}
+
+fs_status fs_store_claim(fs_store *store, uint32_t router, uint32_t key, bool *ready)
+{
+    FS_ASSERT(key < store->num_keys);
+    switch (fs_cache_claim(store->cache, router, key, now())) {
+    case FS_CACHE_HIT: *ready = true; return FS_OK;
+    case FS_CACHE_WAIT:
+        *ready = false;
+        store->state[key] |= AWAITED;
+        return FS_OK;
+    case FS_CACHE_FAILED: return FS_CORRUPT;
+    case FS_CACHE_TOO_LARGE: return FS_EXHAUSTED;
+    default: return FS_MOVED;
+    }
+}
+
+void fs_store_unclaim(fs_store *store, uint32_t key)
+{
+    fs_cache_release(store->cache, key);
+    made_room(store);
+}
+
+void fs_store_hint(fs_store *store, uint32_t router, uint32_t key, int64_t at_ns)
+{
+    (void)fs_cache_hint(store->cache, router, key, at_ns, now()); /* what is not kept is only advice */
+}
+
+void fs_store_router_lost(fs_store *store, uint32_t router)
+{
+    fs_cache_router_lost(store->cache, router);
+}
+
+bool fs_store_wants_hints(const fs_store *store)
+{
+    return store->policy == FS_CACHE_LOOKAHEAD && store->epoch != 0 && !fs_cache_all_fits(store->cache);
+}
+
+/* ---- use ---- */
+
 fs_status fs_store_acquire(fs_store *store, uint32_t key, fs_held **out)
 {
     FS_ASSERT(key < store->num_keys);
-    slot *s = &store->slots[key];
-    if (s->state == SLOT_FAILED) return FS_CORRUPT;
-    if (s->state != SLOT_HELD) return FS_MOVED;
-    s->held->users++;
-    *out = s->held;
+    if (store->state[key] & FAILED) return FS_CORRUPT;
+    if (!(store->state[key] & WANTED) || !store->held[key]) return FS_MOVED;
+    fs_cache_hold(store->cache, key);
+    *out = store->held[key];
     return FS_OK;
 }
 
 void fs_store_release(fs_held *held)
 {
-    FS_ASSERT(held->users > 0);
-    if (--held->users == 0 && held->dropped) held_free(held);
+    fs_store_unclaim(held->store, held->key);
 }
 
 const fs_expert *fs_held_expert(const fs_held *held)
@@ -285,14 +281,15 @@ static void index_layers(fs_store *store)
 }
 
 /* A model that lacks an expert is refused at start, not when a token needs it. */
-static fs_status find_experts(fs_store *store, fs_detail *detail)
+static fs_status find_experts(fs_store *store, uint64_t *key_bytes, fs_detail *detail)
 {
     for (uint32_t key = 0; key < store->num_keys; key++) {
         fs_expert_range range;
-        fs_status st = fs_expert_find(&store->config, store->tensors, layer_of(store, key),
-                                      expert_of(store, key), &range, detail);
+        fs_status st = fs_expert_find(&store->config, store->tensors, fs_store_layer_of(store, key),
+                                      fs_store_expert_of(store, key), &range, detail);
         if (st != FS_OK) return st;
-        if (range.bytes > store->expert_bytes) store->expert_bytes = range.bytes;
+        key_bytes[key] = fs_store_bytes_of(store, &range);
+        if (key_bytes[key] > store->expert_bytes) store->expert_bytes = key_bytes[key];
     }
     return FS_OK;
 }
@@ -302,8 +299,8 @@ static fs_status try_expert(const fs_store *store, uint32_t key, fs_detail *deta
     fs_expert_range range;
     fs_expert expert;
     void *widened = NULL;
-    fs_status st = fs_expert_find(&store->config, store->tensors, layer_of(store, key), expert_of(store, key),
-                                  &range, detail);
+    fs_status st = fs_expert_find(&store->config, store->tensors, fs_store_layer_of(store, key),
+                                  fs_store_expert_of(store, key), &range, detail);
     if (st == FS_OK) st = fs_expert_open(&store->config, &range, &expert, &widened, detail);
     free(widened);
     return st;
@@ -317,6 +314,23 @@ static fs_status try_first_and_last(const fs_store *store, fs_detail *detail)
     return st == FS_OK ? st : fs_fail_in(detail, st, "the experts do not fit config.json");
 }
 
+static fs_status open_cache(fs_store *store, const uint64_t *key_bytes, fs_detail *detail)
+{
+    bool limited = store->memory_bytes > 0;
+    const fs_cache_options options = {.policy = store->policy,
+                                      .prefetch = true,
+                                      .num_layers = store->config.num_moe_layers,
+                                      .num_experts = store->config.num_experts,
+                                      .key_bytes = key_bytes,
+                                      .budget_bytes = limited ? store->memory_bytes : FS_CACHE_NO_LIMIT,
+                                      .max_loads = limited ? FILE_LOADS : store->load_threads + 1,
+                                      .hint_grace_ns = HINT_GRACE_NS};
+    store->held = calloc(store->num_keys, sizeof(*store->held));
+    store->state = calloc(store->num_keys, sizeof(*store->state));
+    fs_status st = store->held && store->state ? fs_cache_create(&options, &store->cache) : FS_NO_MEMORY;
+    return st == FS_OK ? st : fs_fail(detail, st, "no memory for %u experts", store->num_keys);
+}
+
 static fs_status open_model(fs_store *store, const char *dir, fs_detail *detail)
 {
     fs_status st = fs_model_config_load(dir, &store->config, detail);
@@ -325,21 +339,13 @@ static fs_status open_model(fs_store *store, const char *dir, fs_detail *detail)
     if (st != FS_OK) return st;
     index_layers(store);
     store->num_keys = store->config.num_moe_layers * store->config.num_experts;
-    st = find_experts(store, detail);
-    return st == FS_OK ? try_first_and_last(store, detail) : st;
-}
-
-static fs_status start_worker(fs_store *store, uv_loop_t *loop, uint32_t threads, fs_detail *detail)
-{
-    store->slots = calloc(store->num_keys, sizeof(*store->slots));
-    store->loads = calloc(threads, sizeof(*store->loads));
-    if (!store->slots || !store->loads)
-        return fs_fail(detail, FS_NO_MEMORY, "no memory for %u experts", store->num_keys);
-    store->num_loads = threads;
-    for (uint32_t i = 0; i < threads; i++)
-        store->loads[i] = (load){.job = {.run = run_load, .done = load_done}, .store = store};
-    fs_status st = fs_worker_create(loop, "load", threads, &store->worker);
-    return st == FS_OK ? st : fs_fail(detail, st, "no thread for loading experts");
+    uint64_t *key_bytes = calloc(store->num_keys, sizeof(*key_bytes));
+    if (!key_bytes) return fs_fail(detail, FS_NO_MEMORY, "no memory for %u experts", store->num_keys);
+    st = find_experts(store, key_bytes, detail);
+    if (st == FS_OK) st = try_first_and_last(store, detail);
+    if (st == FS_OK) st = open_cache(store, key_bytes, detail);
+    free(key_bytes);
+    return st;
 }
 
 fs_status fs_store_create(uv_loop_t *loop, const fs_store_options *options, fs_store **out, fs_detail *detail)
@@ -347,11 +353,16 @@ fs_status fs_store_create(uv_loop_t *loop, const fs_store_options *options, fs_s
     FS_ASSERT(options->load_threads >= 1);
     fs_store *store = calloc(1, sizeof(*store));
     if (!store) return fs_fail(detail, FS_NO_MEMORY, "no memory for the store");
+    FS_ASSERT(uv_idle_init(loop, &store->later) == 0);
+    store->later.data = store;
     store->memory_bytes = options->memory_bytes;
+    store->load_threads = options->load_threads;
+    store->policy = options->policy;
     store->on_change = options->on_change;
     store->arg = options->arg;
     fs_status st = open_model(store, options->dir, detail);
-    if (st == FS_OK) st = start_worker(store, loop, options->load_threads, detail);
+    uint32_t num_loads = store->memory_bytes ? FILE_LOADS : store->load_threads + 1;
+    if (st == FS_OK) st = fs_store_open_source(store, loop, num_loads, detail);
     if (st != FS_OK) {
         fs_store_destroy(store);
         return st;
@@ -360,19 +371,26 @@ fs_status fs_store_create(uv_loop_t *loop, const fs_store_options *options, fs_s
     return FS_OK;
 }
 
+static void on_closed(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+static void free_held(fs_store *store)
+{
+    for (uint32_t key = 0; store->held && key < store->num_keys; key++) fs_held_free(store->held[key]);
+    free(store->held);
+    free(store->state);
+}
+
 void fs_store_destroy(fs_store *store)
 {
     if (!store) return;
-    fs_worker_destroy(store->worker); /* joins its threads: what a load left is ours from here */
-    for (uint32_t i = 0; i < store->num_loads; i++) held_free(store->loads[i].held);
-    for (uint32_t key = 0; store->slots && key < store->num_keys; key++) {
-        FS_ASSERT(!store->slots[key].held || store->slots[key].held->users == 0);
-        held_free(store->slots[key].held);
-    }
+    fs_store_close_source(store);
+    free_held(store);
+    fs_cache_destroy(store->cache);
     fs_tensors_close(store->tensors);
-    free(store->slots);
-    free(store->loads);
-    free(store);
+    uv_close((uv_handle_t *)&store->later, on_closed);
 }
 
 const fs_model_config *fs_store_config(const fs_store *store)
@@ -393,15 +411,4 @@ uint64_t fs_store_expert_bytes(const fs_store *store)
 uint32_t fs_store_num_experts(const fs_store *store)
 {
     return store->num_keys;
-}
-
-void fs_store_get_stats(const fs_store *store, fs_store_stats *out)
-{
-    *out = (fs_store_stats){.epoch = store->epoch,
-                            .ready_epoch = store->ready_epoch,
-                            .assigned = store->assigned,
-                            .loaded = store->loaded,
-                            .failed = store->failed,
-                            .bytes_loaded = store->bytes_loaded,
-                            .problem = store->problem};
 }

@@ -100,6 +100,36 @@ static void a_dispatch_lost_half_way_keeps_what_runs_and_drops_the_rest(void **s
     PLAY(ADD(0, 3, 0, 10), NEXT(4, 0, {3, 0, 4}), DROP(3, 6), NOTHING);
 }
 
+static void a_held_key_gets_rows_and_runs_none_until_it_is_let_go(void **state)
+{
+    fs_batcher *b;
+    fs_batch_piece pieces[MAX_PIECES];
+    uint32_t key;
+    assert_int_equal(fs_batcher_create(KEYS, TAGS, MAX_RUNS, MAX_ROWS, &b), FS_OK);
+    fs_batcher_add(b, 1, 0, 0, 2);
+    fs_batcher_hold(b, 1, true);
+    fs_batcher_hold(b, 2, true);
+    fs_batcher_add(b, 2, 1, 0, 3);
+    fs_batcher_add(b, 3, 2, 0, 1);
+    fs_batcher_check(b);
+    assert_int_equal(fs_batcher_num_ready(b), 1);
+    assert_int_equal(fs_batcher_num_ready_rows(b), 1);
+    assert_int_equal(fs_batcher_num_rows(b), 6);
+    assert_int_equal(fs_batcher_rows_of(b, 2), 3);
+    assert_int_equal(fs_batcher_next(b, 32, &key, pieces), 1);
+    assert_int_equal(key, 3);
+    assert_int_equal(fs_batcher_next(b, 32, &key, pieces), 0);
+    assert_int_equal(fs_batcher_drop(b, 0), 2);
+    fs_batcher_check(b);
+    fs_batcher_hold(b, 1, false);
+    fs_batcher_hold(b, 2, false);
+    fs_batcher_check(b);
+    assert_int_equal(fs_batcher_next(b, 32, &key, pieces), 1);
+    assert_int_equal(key, 2);
+    assert_int_equal(fs_batcher_next(b, 32, &key, pieces), 0);
+    fs_batcher_destroy(b);
+}
+
 static void room_is_counted_in_runs_and_in_rows(void **state)
 {
     PLAY(ROOM(MAX_RUNS, MAX_ROWS, true), ROOM(MAX_RUNS + 1, 1, false), ROOM(1, MAX_ROWS + 1, false),
@@ -152,6 +182,7 @@ int main(void)
         cmocka_unit_test(a_batch_is_cut_at_its_most_rows_and_the_rest_waits_its_turn),
         cmocka_unit_test(a_lost_dispatch_leaves_nothing_behind),
         cmocka_unit_test(a_dispatch_lost_half_way_keeps_what_runs_and_drops_the_rest),
+        cmocka_unit_test(a_held_key_gets_rows_and_runs_none_until_it_is_let_go),
         cmocka_unit_test(room_is_counted_in_runs_and_in_rows),
         cmocka_unit_test(no_row_is_lost_or_doubled_in_a_hundred_thousand_random_events),
     };

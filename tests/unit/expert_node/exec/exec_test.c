@@ -72,8 +72,8 @@ static void on_tick(uv_timer_t *timer)
 {
 }
 
-/* Holds all experts of the even layers. */
-static int set_up(void **state)
+/* Holds all experts of the even layers, in memory for so many bytes (0: no limit). */
+static int set_up_with(uint64_t memory_bytes)
 {
     static uint8_t wanted[LAYERS * EXPERTS];
     fs_detail detail = {0};
@@ -81,7 +81,8 @@ static int set_up(void **state)
     uv_loop_init(&rig.loop);
     uv_timer_init(&rig.loop, &rig.tick);
     uv_timer_start(&rig.tick, on_tick, 5, 5);
-    fs_store_options options = {.dir = DEMO, .load_threads = 2};
+    fs_store_options options = {
+        .dir = DEMO, .memory_bytes = memory_bytes, .policy = FS_CACHE_LOOKAHEAD, .load_threads = 2};
     if (fs_store_create(&rig.loop, &options, &rig.store, &detail) != FS_OK) fail_msg("%s", detail.text);
     for (int i = 0; i < LAYERS * EXPERTS; i++) wanted[i] = i / EXPERTS % 2 == 0;
     fs_store_assign(rig.store, 3, wanted);
@@ -93,6 +94,18 @@ static int set_up(void **state)
         uv_run(&rig.loop, UV_RUN_ONCE);
     }
     return 0;
+}
+
+static int set_up(void **state)
+{
+    return set_up_with(0);
+}
+
+/* Of 96 experts of some 25 KB about 8 are in memory. */
+enum { LITTLE_MEMORY = 210000 };
+static int set_up_little(void **state)
+{
+    return set_up_with(LITTLE_MEMORY);
 }
 
 static int tear_down(void **state)
@@ -239,13 +252,27 @@ static fs_wire_status group_status(const dispatch *d, uint32_t group)
     return status;
 }
 
+/* In little memory it has to be brought. */
+static void acquire(uint32_t key, fs_held **held)
+{
+    bool ready;
+    int64_t deadline = fs_clock_now(fs_clock_system()) + 60 * FS_NS_PER_S;
+    assert_int_equal(fs_store_claim(rig.store, FS_CACHE_NO_ROUTER, key, &ready), FS_OK);
+    fs_store_go(rig.store);
+    while (fs_store_acquire(rig.store, key, held) != FS_OK) {
+        assert_true(fs_clock_now(fs_clock_system()) < deadline);
+        uv_run(&rig.loop, UV_RUN_ONCE);
+    }
+    fs_store_unclaim(rig.store, key);
+}
+
 /* The expert alone, row by row. */
 static void compute_alone(const dispatch *d, uint32_t expert, uint32_t row, float out[HIDDEN])
 {
     uint32_t key;
     fs_held *held;
     assert_int_equal(fs_store_key(rig.store, d->layer, expert, &key), FS_OK);
-    assert_int_equal(fs_store_acquire(rig.store, key, &held), FS_OK);
+    acquire(key, &held);
     const int8_t *x = d->decoded.row_i8 + (size_t)row * d->decoded.row_stride;
     const fs_expert_rows rows = {.num_rows = 1, .x_i8 = &x, .x_scale = &d->decoded.scale[row], .out = &out};
     void *scratch = fs_alloc_aligned(fs_expert_scratch_bytes(fs_held_expert(held), 1));
@@ -270,6 +297,16 @@ static void check_right(const dispatch *d)
 }
 
 /* ---- promises ---- */
+
+static void on_idle(void *arg)
+{
+    rig.idle++;
+}
+
+static uint32_t result_flags(void)
+{
+    return rig.sent[rig.num_sent - 1].result.flags;
+}
 
 static void check_same_bits(uint64_t inline_ns)
 {
@@ -360,6 +397,86 @@ static void it_can_be_destroyed_while_a_divided_batch_runs(void **state)
     uv_run(&rig.loop, UV_RUN_NOWAIT);
     stop();
     assert_int_equal(rig.kept, 0);
+    end(d);
+}
+
+static void rows_wait_for_experts_that_are_not_in_memory(void **state)
+{
+    check_same_bits(0);
+    fs_store_stats stats;
+    fs_store_get_stats(rig.store, &stats);
+    assert_true(stats.cache.misses > 12 && stats.cache.evictions > 12);
+    assert_true(stats.bytes_loaded <= LITTLE_MEMORY);
+    assert_int_equal(result_flags(), FS_WIRE_WANTS_HINTS);
+}
+
+static void a_hint_brings_experts_before_their_rows(void **state)
+{
+    static const fs_hint_visit visit[] = {{3, 2, 2}, {FS_WIRE_HINT_NEVER, 0, 1}, {4, 77, 1}};
+    static const uint16_t expert[] = {4, 9, 1, 0}; /* no layer 77: passed over */
+    fs_random random = {14};
+    fs_buffer message = {0};
+    fs_store_stats stats;
+    start(1, 1000, 10);
+    const fs_hint_source source = {100, fs_store_fingerprint(rig.store), 3, visit, expert};
+    assert_int_equal(fs_hint_encode(&source, &message), FS_OK);
+    fs_exec_on_message(rig.exec, PEER(1), FS_WIRE_HINT, message.data, message.size);
+    int64_t deadline = fs_clock_now(fs_clock_system()) + 60 * FS_NS_PER_S;
+    do {
+        assert_true(fs_clock_now(fs_clock_system()) < deadline);
+        uv_run(&rig.loop, UV_RUN_ONCE);
+        fs_store_get_stats(rig.store, &stats);
+    } while (stats.loaded < 2);
+    dispatch *d = make(1, 2, 0, 0, &random);
+    add_group(d, 4, 1, &random);
+    add_group(d, 9, 1, &random);
+    encode(d, fs_store_fingerprint(rig.store), 0.01f, &random);
+    give(d, PEER(1));
+    wait_sent(1);
+    fs_store_get_stats(rig.store, &stats);
+    assert_int_equal(stats.cache.hits, 2);
+    assert_int_equal(stats.cache.misses, 0);
+    assert_int_equal(stats.cache.wasted_bytes, 0);
+    check_right(d);
+    fs_exec_on_down(rig.exec, PEER(1));
+    message.data[0] ^= 0x40; /* version */
+    fs_exec_on_message(rig.exec, PEER(2), FS_WIRE_HINT, message.data, message.size);
+    assert_int_equal(rig.closed, 1);
+    fs_buffer_free(&message);
+    end(d);
+}
+
+static void rows_that_wait_for_an_expert_go_with_their_lost_peer(void **state)
+{
+    fs_random random = {15};
+    dispatch *d[6];
+    start(1, 10000, 100);
+    for (int i = 0; i < 6; i++) {
+        d[i] = ready((uint64_t)i, i % 3 * 2, 16, 2, &random);
+        give(d[i], PEER(i % 2));
+    }
+    fs_exec_on_down(rig.exec, PEER(0));
+    fs_exec_when_idle(rig.exec, on_idle, NULL);
+    int64_t deadline = fs_clock_now(fs_clock_system()) + 60 * FS_NS_PER_S;
+    while (rig.idle == 0) {
+        assert_true(fs_clock_now(fs_clock_system()) < deadline);
+        uv_run(&rig.loop, UV_RUN_ONCE);
+    }
+    assert_int_equal(rig.num_sent, 3);
+    for (int i = 1; i < 6; i += 2) check_right(d[i]);
+    for (int i = 0; i < 6; i++) end(d[i]);
+    rig.idle = 0;
+}
+
+static void it_can_be_destroyed_while_rows_wait_for_experts(void **state)
+{
+    fs_random random = {16};
+    start(2, 10000, 100);
+    dispatch *d = ready(1, 0, 16, 20, &random);
+    give(d, PEER(0));
+    uv_run(&rig.loop, UV_RUN_NOWAIT);
+    fs_exec_destroy(rig.exec);
+    rig.exec = NULL;
     end(d);
 }
 
@@ -519,11 +636,6 @@ static void a_result_waits_for_its_peer_and_holds_its_credit(void **state)
     end(d);
 }
 
-static void on_idle(void *arg)
-{
-    rig.idle++;
-}
-
 static void a_lost_peer_takes_its_rows_along_and_nobody_elses(void **state)
 {
     fs_random random = {11};
@@ -581,7 +693,8 @@ static void it_can_be_destroyed_with_rows_under_way(void **state)
     for (int i = 0; i < N; i++) end(d[i]);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name)        cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST_LITTLE(name) cmocka_unit_test_setup_teardown(name, set_up_little, tear_down)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -601,6 +714,10 @@ int main(void)
         TEST(a_lost_peer_takes_its_rows_along_and_nobody_elses),
         TEST(a_blocked_result_goes_with_its_lost_peer),
         TEST(it_can_be_destroyed_with_rows_under_way),
+        TEST_LITTLE(rows_wait_for_experts_that_are_not_in_memory),
+        TEST_LITTLE(a_hint_brings_experts_before_their_rows),
+        TEST_LITTLE(rows_that_wait_for_an_expert_go_with_their_lost_peer),
+        TEST_LITTLE(it_can_be_destroyed_while_rows_wait_for_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

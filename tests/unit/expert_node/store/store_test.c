@@ -25,7 +25,8 @@ typedef struct {
     uv_loop_t loop;
     uv_timer_t tick;
     fs_store *store;
-    uint32_t changes;
+    uint32_t changes, keys_told;
+    fs_cache_policy policy;
     uint8_t wanted[ALL];
 } fixture;
 
@@ -88,8 +89,12 @@ static void on_change(void *arg)
 static void open_store(fixture *f, uint64_t memory_bytes)
 {
     fs_detail detail = {0};
-    fs_store_options options = {
-        .dir = f->dir, .memory_bytes = memory_bytes, .load_threads = 2, .on_change = on_change, .arg = f};
+    fs_store_options options = {.dir = f->dir,
+                                .memory_bytes = memory_bytes,
+                                .policy = f->policy,
+                                .load_threads = 2,
+                                .on_change = on_change,
+                                .arg = f};
     fs_status st = fs_store_create(&f->loop, &options, &f->store, &detail);
     if (st != FS_OK) fail_msg("%s", detail.text);
 }
@@ -235,23 +240,174 @@ static void a_damaged_expert_is_named_and_never_given_out(void **state)
     assert_int_equal(fs_store_acquire(f->store, key_of(f, 1, 9), &held), FS_MOVED);
 }
 
-static void what_does_not_fit_in_memory_is_a_problem(void **state)
+/* ---- with a limit of memory ---- */
+
+static void on_key(void *arg, uint32_t key)
 {
-    fixture *f = *state;
+    ((fixture *)arg)->keys_told++;
+}
+
+static uint64_t size_of_one(fixture *f)
+{
     open_store(f, 0);
     uint64_t one = fs_store_expert_bytes(f->store);
     fs_store_destroy(f->store);
     f->store = NULL;
-    open_store(f, 3 * one);
+    return one;
+}
+
+/* Claims, waits until the expert is there or never will be, and says which. */
+static fs_status fetch(fixture *f, uint32_t key, fs_held **held)
+{
+    bool ready;
+    fs_status st = fs_store_claim(f->store, 0, key, &ready);
+    if (st != FS_OK) return st;
+    fs_store_go(f->store);
+    int64_t deadline = fs_clock_now(fs_clock_system()) + 60 * FS_NS_PER_S;
+    for (uint32_t told = f->keys_told; !ready && f->keys_told == told; uv_run(&f->loop, UV_RUN_ONCE))
+        assert_true(fs_clock_now(fs_clock_system()) < deadline);
+    st = fs_store_acquire(f->store, key, held);
+    fs_store_unclaim(f->store, key);
+    return st;
+}
+
+static void open_limited(fixture *f, uint32_t experts)
+{
+    open_store(f, experts * size_of_one(f));
+    fs_store_on_key(f->store, on_key, f);
+    memset(f->wanted, 1, sizeof(f->wanted));
+    fs_store_assign(f->store, 1, f->wanted);
+}
+
+static void what_fits_in_memory_is_read_and_verified_before_ready(void **state)
+{
+    fixture *f = *state;
+    fs_held *held;
+    open_limited(f, ALL);
+    assert_int_equal(stats_of(f).ready_epoch, 0);
+    settle(f, ALL, 0);
+    assert_int_equal(stats_of(f).ready_epoch, 1);
+    assert_int_equal(stats_of(f).bytes_loaded, ALL * fs_store_expert_bytes(f->store));
+    assert_false(fs_store_wants_hints(f->store));
+    assert_int_equal(fs_store_acquire(f->store, 77, &held), FS_OK);
+    fs_store_release(held);
+}
+
+static void what_does_not_fit_is_served_and_read_when_it_is_asked_for(void **state)
+{
+    fixture *f = *state;
+    for (int policy = 0; policy < FS_CACHE_NUM_POLICIES; policy++) {
+        f->policy = (fs_cache_policy)policy;
+        open_limited(f, 5);
+        assert_int_equal(stats_of(f).ready_epoch, 1);
+        assert_string_equal(stats_of(f).problem, "");
+        assert_int_equal(stats_of(f).loaded, 0);
+        assert_int_equal(fs_store_wants_hints(f->store), policy == FS_CACHE_LOOKAHEAD);
+        for (uint32_t i = 0; i < 60; i++) {
+            fs_held *held;
+            assert_int_equal(fetch(f, i * 37 % ALL, &held), FS_OK);
+            assert_int_equal(fs_held_expert(held)->hidden_size, 256);
+            assert_true(stats_of(f).bytes_loaded <= 5 * fs_store_expert_bytes(f->store));
+            fs_store_release(held);
+        }
+        fs_cache_stats cache = stats_of(f).cache;
+        assert_int_equal(cache.hits + cache.misses, 60);
+        assert_int_equal(cache.loads, cache.misses);
+        assert_int_equal(cache.loaded_bytes, cache.misses * fs_store_expert_bytes(f->store));
+        fs_store_destroy(f->store);
+        f->store = NULL;
+    }
+}
+
+static void what_is_announced_is_there_when_it_is_asked_for(void **state)
+{
+    fixture *f = *state;
+    f->policy = FS_CACHE_LOOKAHEAD;
+    open_limited(f, 8);
+    int64_t soon = fs_clock_now(fs_clock_system()) + 100 * FS_NS_PER_MS;
+    for (uint32_t key = 40; key < 46; key++) fs_store_hint(f->store, 3, key, soon);
+    fs_store_go(f->store);
+    settle(f, 6, 0);
+    bool ready;
+    assert_int_equal(fs_store_claim(f->store, 3, 44, &ready), FS_OK);
+    assert_true(ready);
+    fs_store_unclaim(f->store, 44);
+    assert_int_equal(stats_of(f).cache.prefetches, 6);
+    fs_store_hint(f->store, 3, 90, soon);
+    fs_store_router_lost(f->store, 3);
+    fs_store_go(f->store);
+    assert_int_equal(stats_of(f).cache.loading, 0);
+}
+
+static void a_damaged_expert_is_refused_when_it_is_asked_for(void **state)
+{
+    fixture *f = *state;
+    fs_held *held;
+    damage(f, 1, 9, "up_proj", 5000);
+    open_limited(f, 20);
+    assert_int_equal(fetch(f, key_of(f, 1, 9), &held), FS_CORRUPT);
+    assert_int_equal(fetch(f, key_of(f, 1, 9), &held), FS_CORRUPT);
+    assert_non_null(strstr(stats_of(f).problem, "layer 1 expert 9"));
+    assert_int_equal(fetch(f, key_of(f, 1, 8), &held), FS_OK);
+    fs_store_release(held);
+}
+
+/* Nothing of it is mapped: no signal comes, whatever becomes of the file. */
+static void a_file_that_was_truncated_is_refused_when_it_is_asked_for(void **state)
+{
+    fixture *f = *state;
+    fs_held *held;
+    char path[128];
+    damage(f, 2, 0, "up_proj", 100); /* a file of our own */
+    open_limited(f, 20);
+    snprintf(path, sizeof(path), "%s/experts-layer-00002.safetensors", f->dir);
+    assert_int_equal(truncate(path, 100000), 0);
+    assert_int_equal(fetch(f, key_of(f, 2, 31), &held), FS_CORRUPT);
+    assert_non_null(strstr(stats_of(f).problem, "layer 2 expert 31"));
+    assert_non_null(strstr(stats_of(f).problem, path));
+    assert_int_equal(fetch(f, key_of(f, 3, 31), &held), FS_OK);
+    fs_store_release(held);
+}
+
+static void memory_for_less_than_one_expert_is_a_problem(void **state)
+{
+    fixture *f = *state;
+    fs_held *held;
+    open_store(f, size_of_one(f) - 1);
     memset(f->wanted, 1, 5);
     fs_store_assign(f->store, 1, f->wanted);
-    settle(f, 3, 0);
     assert_int_equal(stats_of(f).ready_epoch, 0);
-    assert_non_null(strstr(stats_of(f).problem, "3 of 5"));
-    f->wanted[0] = f->wanted[1] = 0;
+    assert_non_null(strstr(stats_of(f).problem, "5 of 5 assigned experts are larger than the memory"));
+    assert_int_equal(fetch(f, 2, &held), FS_EXHAUSTED);
+}
+
+static void who_waits_is_told_when_the_expert_is_given_to_another_node(void **state)
+{
+    fixture *f = *state;
+    fs_held *held;
+    bool ready;
+    open_limited(f, 3);
+    for (uint32_t key = 0; key < 9; key++) assert_int_equal(fs_store_claim(f->store, 0, key, &ready), FS_OK);
+    memset(f->wanted, 0, sizeof(f->wanted));
+    f->wanted[100] = 1;
     fs_store_assign(f->store, 2, f->wanted);
-    settle(f, 3, 0);
+    assert_int_equal(f->keys_told, 9);
+    for (uint32_t key = 0; key < 9; key++) {
+        assert_int_equal(fs_store_acquire(f->store, key, &held), FS_MOVED);
+        fs_store_unclaim(f->store, key);
+    }
+    settle(f, 1, 0);
     assert_int_equal(stats_of(f).ready_epoch, 2);
+}
+
+static void a_limited_store_can_be_destroyed_while_it_loads(void **state)
+{
+    fixture *f = *state;
+    bool ready;
+    open_limited(f, 50);
+    for (uint32_t key = 0; key < 40; key++) assert_int_equal(fs_store_claim(f->store, 0, key, &ready), FS_OK);
+    fs_store_go(f->store);
+    uv_run(&f->loop, UV_RUN_NOWAIT); /* tear_down destroys it */
 }
 
 static void a_missing_file_is_refused_at_start(void **state)
@@ -299,7 +455,14 @@ int main(void)
         TEST(an_expert_in_use_outlives_its_assignment),
         TEST(an_assignment_that_comes_back_is_loaded_again),
         TEST(a_damaged_expert_is_named_and_never_given_out),
-        TEST(what_does_not_fit_in_memory_is_a_problem),
+        TEST(what_fits_in_memory_is_read_and_verified_before_ready),
+        TEST(what_does_not_fit_is_served_and_read_when_it_is_asked_for),
+        TEST(what_is_announced_is_there_when_it_is_asked_for),
+        TEST(a_damaged_expert_is_refused_when_it_is_asked_for),
+        TEST(a_file_that_was_truncated_is_refused_when_it_is_asked_for),
+        TEST(memory_for_less_than_one_expert_is_a_problem),
+        TEST(who_waits_is_told_when_the_expert_is_given_to_another_node),
+        TEST(a_limited_store_can_be_destroyed_while_it_loads),
         TEST(a_missing_file_is_refused_at_start),
         TEST(one_damaged_expert_does_not_keep_a_node_from_starting_and_a_wrong_config_does),
         TEST(a_store_can_be_destroyed_while_it_loads),
