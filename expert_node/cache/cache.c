@@ -55,6 +55,7 @@ fs_status fs_cache_create(const fs_cache_options *options, fs_cache **out)
     c->num_keys = options->num_layers * options->num_experts;
     c->queue_head = c->queue_tail = FS_CACHE_NONE;
     c->most_bytes = options->budget_bytes;
+    fs_cache_victims_init(c);
     if (create_parts(c, options->key_bytes) != FS_OK) {
         fs_cache_destroy(c);
         return FS_NO_MEMORY;

@@ -42,7 +42,6 @@ typedef struct {
     uint64_t visits;
     int64_t last_ns, period_ns; /* of its last visit; between visits, lately; 0: not known */
     int64_t hinted_ns;          /* earliest announced use of one of its keys; while victims are compared */
-    double slow_norm;           /* makes up for a short history; the same */
 } fs_cache_layer;
 
 struct fs_cache {
@@ -61,6 +60,7 @@ struct fs_cache {
     uint32_t num_leaving; /* resident and not wanted */
     uint32_t num_hurrying;
     uint32_t loads_begun; /* LOADING and not needed: prefetches and fills under way */
+    double fast_share;    /* see victim.c */
     uint64_t clock;       /* claims */
     uint64_t
         most_bytes; /* resident and loading may be so many: the budget, or what it was before it shrank */
@@ -82,6 +82,7 @@ void fs_cache_hints_check(const fs_cache *cache);
 
 /* ---- victim.c ---- */
 
+void fs_cache_victims_init(fs_cache *cache);
 void fs_cache_visited(fs_cache *cache, uint32_t layer, int64_t now_ns);
 void fs_cache_used(fs_cache *cache, uint32_t key);
 /* What to let go first so that so many more bytes fit; FS_CACHE_NONE: they cannot, or only without what is used at before_ns or

@@ -161,22 +161,6 @@ void fs_cache_hint_came_true(fs_cache *c, uint32_t router, uint32_t key, int64_t
     }
 }
 
-/* A use that the same router announced for about that time is the same one, told again by who knows better now. */
-static void forget_same(fs_cache *c, uint32_t router, uint32_t key, int64_t at_ns)
-{
-    fs_cache_key *k = &c->keys[key];
-    int64_t near_ns = c->layers[fs_cache_layer_of(c, key)].period_ns / 2;
-    for (uint32_t *link = &k->hints; *link != FS_CACHE_NONE; link = &c->uses[*link].next) {
-        const fs_cache_use *use = &c->uses[*link];
-        int64_t apart = use->at_ns > at_ns ? use->at_ns - at_ns : at_ns - use->at_ns;
-        if (use->router != router || apart >= near_ns) continue;
-        bool first = link == &k->hints;
-        drop(c, link);
-        if (first) fs_cache_heap_update(c, key);
-        return;
-    }
-}
-
 /* Where a use at that time belongs in the list; NULL: the router has as many as it may. */
 static uint32_t *place_of(fs_cache *c, uint32_t router, fs_cache_key *k, int64_t at_ns)
 {
@@ -194,7 +178,6 @@ static bool add(fs_cache *c, uint32_t router, uint32_t key, int64_t at_ns, int64
     fs_cache_key *k = &c->keys[key];
     fs_cache_next_use(c, key, now_ns); /* makes room */
     if (too_old(c, key, at_ns, now_ns)) return false;
-    forget_same(c, router, key, at_ns);
     if (c->free_use == FS_CACHE_NONE) return false;
     uint32_t *place = place_of(c, router, k, at_ns);
     if (!place) return false;

@@ -1,12 +1,15 @@
 /* expert_node/cache/victim.c: the policies: how soon each key is thought to be used again, and who is let go. */
 #include "cache/cache_int.h"
 
-/* How likely a visit of its layer uses a key is told by two averages over the visits so far: a slow one, which forgets a half in 44
- * visits, for what the model and its users favour, and a fast one, which forgets a half in each, for what this very text is about. Either
- * alone is worse than LRU or LFU somewhere (docs/lookahead.md). */
-#define SLOW_DECAY (63.0 / 64.0)
-#define FAST_DECAY (1.0 / 2.0)
-#define FAST_SHARE 0.4
+/* How likely a visit of its layer uses a key is told by two averages over the visits so far: a slow one, which forgets a half in 177
+ * visits, for what the model and its users favour, and a fast one, which forgets a half in each, for texts that stay with their experts.
+ * Which of them to believe is learnt: a use moves the fast one's share towards its part in having foretold it (expectation maximisation
+ * of a mixture of the two, a use at a time). */
+#define SLOW_DECAY   (255.0 / 256.0)
+#define FAST_DECAY   (1.0 / 2.0)
+#define SHARE_FIRST  0.1
+#define SHARE_LEAST  0.01
+#define SHARE_CHANGE (1.0 / 128.0)
 /* A key that was never seen is taken for one that is used so rarely. */
 #define RATE_LEAST  (1.0 / 1024.0)
 #define PERIOD_LONG (FS_NS_PER_S) /* a longer pause was idleness: it says nothing of the pace */
@@ -23,6 +26,11 @@ static double power(double base, uint64_t n)
     return result;
 }
 
+void fs_cache_victims_init(fs_cache *c)
+{
+    c->fast_share = SHARE_FIRST;
+}
+
 void fs_cache_visited(fs_cache *c, uint32_t layer, int64_t now_ns)
 {
     fs_cache_layer *l = &c->layers[layer];
@@ -32,24 +40,46 @@ void fs_cache_visited(fs_cache *c, uint32_t layer, int64_t now_ns)
     l->last_ns = now_ns;
 }
 
+static double slow_now(const fs_cache_key *k, const fs_cache_layer *l)
+{
+    double norm = 1.0 - power(SLOW_DECAY, l->visits); /* makes up for a short history */
+    return norm > 0 ? k->slow_rate * power(SLOW_DECAY, l->visits - k->rate_visit) / norm : 0;
+}
+
+static double fast_now(const fs_cache_key *k, const fs_cache_layer *l)
+{
+    return k->fast_rate * power(FAST_DECAY, l->visits - k->rate_visit);
+}
+
+/* By what was foretold before the visit that is under way. */
+static void learn_share(fs_cache *c, const fs_cache_key *k, const fs_cache_layer *l)
+{
+    double fast = c->fast_share * fast_now(k, l) / FAST_DECAY;
+    double slow = (1.0 - c->fast_share) * slow_now(k, l) / SLOW_DECAY;
+    if (k->rate_visit == l->visits || fast + slow <= 0)
+        return; /* used in this visit already, or never before */
+    c->fast_share += SHARE_CHANGE * (fast / (fast + slow) - c->fast_share);
+    if (c->fast_share < SHARE_LEAST) c->fast_share = SHARE_LEAST;
+}
+
 /* Twice in one visit (the same expert for two routers' rows that came together) counts twice: it would have, a visit later. */
 void fs_cache_used(fs_cache *c, uint32_t key)
 {
     fs_cache_key *k = &c->keys[key];
-    uint64_t visits = c->layers[fs_cache_layer_of(c, key)].visits, passed = visits - k->rate_visit;
+    const fs_cache_layer *l = &c->layers[fs_cache_layer_of(c, key)];
+    uint64_t passed = l->visits - k->rate_visit;
+    learn_share(c, k, l);
     k->slow_rate = k->slow_rate * power(SLOW_DECAY, passed) + (1.0 - SLOW_DECAY);
     k->fast_rate = k->fast_rate * power(FAST_DECAY, passed) + (1.0 - FAST_DECAY);
-    k->rate_visit = visits;
+    k->rate_visit = l->visits;
     k->uses++;
     k->resident_uses++;
     k->last_use = ++c->clock;
 }
 
-static double rate_now(const fs_cache_key *k, const fs_cache_layer *l)
+static double rate_now(const fs_cache *c, const fs_cache_key *k, const fs_cache_layer *l)
 {
-    uint64_t passed = l->visits - k->rate_visit;
-    double slow = k->slow_rate * power(SLOW_DECAY, passed) * l->slow_norm;
-    double rate = FAST_SHARE * k->fast_rate * power(FAST_DECAY, passed) + (1.0 - FAST_SHARE) * slow;
+    double rate = c->fast_share * fast_now(k, l) + (1.0 - c->fast_share) * slow_now(k, l);
     return rate < RATE_LEAST ? RATE_LEAST : rate > 1.0 ? 1.0 : rate;
 }
 
@@ -62,7 +92,7 @@ static int64_t estimate(const fs_cache *c, uint32_t key, int64_t now_ns)
     int64_t period = l->period_ns ? l->period_ns : PERIOD_UNKNOWN;
     int64_t first = l->hinted_ns != FS_NEVER ? l->hinted_ns : l->last_ns;
     if (first < now_ns - period) first = now_ns - period;
-    return first + period + (int64_t)((double)period * (1.0 / rate_now(k, l) - 1.0));
+    return first + period + (int64_t)((double)period * (1.0 / rate_now(c, k, l) - 1.0));
 }
 
 /* Who has the smallest is let go; of equals who was used longest ago, then the lowest key. */
@@ -83,11 +113,7 @@ static double worth(fs_cache *c, uint32_t key, int64_t now_ns, int64_t *next_ns)
 
 static void look_ahead(fs_cache *c, int64_t now_ns)
 {
-    for (uint32_t i = 0; i < c->options.num_layers; i++) {
-        fs_cache_layer *l = &c->layers[i];
-        l->hinted_ns = FS_NEVER;
-        l->slow_norm = l->visits ? 1.0 / (1.0 - power(SLOW_DECAY, l->visits)) : 1.0;
-    }
+    for (uint32_t i = 0; i < c->options.num_layers; i++) c->layers[i].hinted_ns = FS_NEVER;
     for (uint32_t key = 0; key < c->num_keys; key++) {
         int64_t next = fs_cache_next_use(c, key, now_ns);
         fs_cache_layer *l = &c->layers[fs_cache_layer_of(c, key)];

@@ -254,19 +254,6 @@ static void a_hint_that_does_not_come_true_is_forgotten(void **state)
     fs_cache_destroy(f.cache);
 }
 
-/* A waiting prompt's use is told twice: roughly, and when its micro-batch is planned. */
-static void a_use_that_is_told_again_is_the_same_use(void **state)
-{
-    fixture f;
-    open_cache(&f, FS_CACHE_LOOKAHEAD, 20, 2);
-    for (int i = 0; i < 6; i++, f.now += MS(9)) use(&f, i % 2, NOBODY); /* layer 0 comes round every 10 ms */
-    fs_cache_hint(f.cache, 0, 4, f.now + MS(8), f.now);
-    for (uint32_t i = 1; i < FS_CACHE_KEY_USES; i++)
-        assert_true(fs_cache_hint(f.cache, 0, 4, f.now + MS(8 + 10 * i), f.now));
-    assert_true(fs_cache_hint(f.cache, 0, 4, f.now + MS(9), f.now));
-    fs_cache_destroy(f.cache);
-}
-
 static void a_lost_routers_hints_are_void(void **state)
 {
     fixture f;
@@ -587,7 +574,6 @@ int main(void)
         cmocka_unit_test(what_was_prefetched_and_never_used_is_counted),
         cmocka_unit_test(a_use_takes_off_its_own_announcement_and_no_other),
         cmocka_unit_test(a_hint_that_does_not_come_true_is_forgotten),
-        cmocka_unit_test(a_use_that_is_told_again_is_the_same_use),
         cmocka_unit_test(a_lost_routers_hints_are_void),
         cmocka_unit_test(a_router_has_few_announcements_of_a_key),
         cmocka_unit_test(what_is_in_use_or_awaited_is_never_let_go),

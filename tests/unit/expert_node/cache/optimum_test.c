@@ -62,7 +62,7 @@ static void what_can_never_be_held_is_refused(void **state)
 
 /* ---- the policies ---- */
 
-enum { LAYERS = 8, EXPERTS = 32, KEYS = LAYERS * EXPERTS, PASSES = 200, TOP_K = 2, MOST_STREAMS = 16 };
+enum { LAYERS = 8, EXPERTS = 32, KEYS = LAYERS * EXPERTS, PASSES = 500, TOP_K = 2, MOST_STREAMS = 16 };
 #define VISIT_NS FS_NS_PER_MS
 
 typedef struct {
