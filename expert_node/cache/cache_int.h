@@ -6,6 +6,7 @@
 #include "cache/cache.h"
 
 #define FS_CACHE_NONE UINT32_MAX
+enum { FS_CACHE_POWERS = 2048 };
 
 typedef enum {
     FS_CACHE_ABSENT,
@@ -21,6 +22,8 @@ typedef struct {
         last_use;                /* claims: of all time, since it came into memory; clock of the last */
     uint64_t rate_visit;         /* of its layer, when the rates were right */
     double slow_rate, fast_rate; /* see victim.c */
+    uint64_t next_stamp;         /* next_ns is right while it is the cache's stamp */
+    int64_t next_ns;             /* when it is thought to be used next */
     uint32_t claims;
     uint32_t hints;       /* its announced uses, earliest first; FS_CACHE_NONE */
     uint32_t next, prev;  /* the demand queue, in it exactly while QUEUED */
@@ -59,9 +62,13 @@ struct fs_cache {
     uint32_t fill_next;   /* keys below it need no look when all is loaded */
     uint32_t num_leaving; /* resident and not wanted */
     uint32_t num_hurrying;
-    uint32_t loads_begun; /* LOADING and not needed: prefetches and fills under way */
-    double fast_share;    /* see victim.c */
-    uint64_t clock;       /* claims */
+    uint32_t loads_begun;               /* LOADING and not needed: prefetches and fills under way */
+    double fast_share;                  /* see victim.c */
+    double slow_power[FS_CACHE_POWERS]; /* [n] a slow average's decay over n visits */
+    uint64_t stamp;        /* another one whenever something changes when keys are thought to be used next */
+    int64_t stamp_ns;      /* for which time it is */
+    uint64_t looked_stamp; /* for which layers' hinted_ns are right */
+    uint64_t clock;        /* claims */
     uint64_t
         most_bytes; /* resident and loading may be so many: the budget, or what it was before it shrank */
     fs_cache_stats stats;

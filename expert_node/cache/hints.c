@@ -102,6 +102,7 @@ uint32_t fs_cache_heap_first(fs_cache *c, int64_t now_ns, int64_t *at_ns)
 static void drop(fs_cache *c, uint32_t *link)
 {
     uint32_t i = *link;
+    c->stamp++;
     *link = c->uses[i].next;
     c->uses[i].next = c->free_use;
     c->free_use = i;
@@ -185,6 +186,7 @@ static bool add(fs_cache *c, uint32_t router, uint32_t key, int64_t at_ns, int64
     c->free_use = c->uses[i].next;
     c->uses[i] = (fs_cache_use){at_ns, router, *place};
     *place = i;
+    c->stamp++;
     if (k->hints == i) fs_cache_heap_update(c, key);
     return true;
 }

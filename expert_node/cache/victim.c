@@ -16,19 +16,23 @@
 /* Before a layer was visited twice; only whether two keys are of one layer or of two matters then. */
 #define PERIOD_UNKNOWN (FS_NS_PER_MS)
 
-/* base^n by squaring: the same bits everywhere. */
-static double power(double base, uint64_t n)
-{
-    double result = 1.0;
-    if (n > 1u << 16) return 0.0;
-    for (; n > 0; n /= 2, base *= base)
-        if (n % 2) result *= base;
-    return result;
-}
-
 void fs_cache_victims_init(fs_cache *c)
 {
     c->fast_share = SHARE_FIRST;
+    c->stamp = 1;
+    c->slow_power[0] = 1.0;
+    for (uint32_t n = 1; n < FS_CACHE_POWERS; n++) c->slow_power[n] = c->slow_power[n - 1] * SLOW_DECAY;
+}
+
+static double slow_power(const fs_cache *c, uint64_t visits)
+{
+    return c->slow_power[visits < FS_CACHE_POWERS ? visits : FS_CACHE_POWERS - 1];
+}
+
+/* 2^-n, exactly. */
+static double fast_power(uint64_t visits)
+{
+    return visits < 62 ? 1.0 / (double)(1ull << visits) : 0;
 }
 
 void fs_cache_visited(fs_cache *c, uint32_t layer, int64_t now_ns)
@@ -38,24 +42,25 @@ void fs_cache_visited(fs_cache *c, uint32_t layer, int64_t now_ns)
     if (pause < PERIOD_LONG) l->period_ns = l->period_ns ? (7 * l->period_ns + pause) / 8 : pause;
     l->visits++;
     l->last_ns = now_ns;
+    c->stamp++;
 }
 
-static double slow_now(const fs_cache_key *k, const fs_cache_layer *l)
+static double slow_now(const fs_cache *c, const fs_cache_key *k, const fs_cache_layer *l)
 {
-    double norm = 1.0 - power(SLOW_DECAY, l->visits); /* makes up for a short history */
-    return norm > 0 ? k->slow_rate * power(SLOW_DECAY, l->visits - k->rate_visit) / norm : 0;
+    double norm = 1.0 - slow_power(c, l->visits); /* makes up for a short history */
+    return norm > 0 ? k->slow_rate * slow_power(c, l->visits - k->rate_visit) / norm : 0;
 }
 
 static double fast_now(const fs_cache_key *k, const fs_cache_layer *l)
 {
-    return k->fast_rate * power(FAST_DECAY, l->visits - k->rate_visit);
+    return k->fast_rate * fast_power(l->visits - k->rate_visit);
 }
 
 /* By what was foretold before the visit that is under way. */
 static void learn_share(fs_cache *c, const fs_cache_key *k, const fs_cache_layer *l)
 {
     double fast = c->fast_share * fast_now(k, l) / FAST_DECAY;
-    double slow = (1.0 - c->fast_share) * slow_now(k, l) / SLOW_DECAY;
+    double slow = (1.0 - c->fast_share) * slow_now(c, k, l) / SLOW_DECAY;
     if (k->rate_visit == l->visits || fast + slow <= 0)
         return; /* used in this visit already, or never before */
     c->fast_share += SHARE_CHANGE * (fast / (fast + slow) - c->fast_share);
@@ -69,17 +74,18 @@ void fs_cache_used(fs_cache *c, uint32_t key)
     const fs_cache_layer *l = &c->layers[fs_cache_layer_of(c, key)];
     uint64_t passed = l->visits - k->rate_visit;
     learn_share(c, k, l);
-    k->slow_rate = k->slow_rate * power(SLOW_DECAY, passed) + (1.0 - SLOW_DECAY);
-    k->fast_rate = k->fast_rate * power(FAST_DECAY, passed) + (1.0 - FAST_DECAY);
+    k->slow_rate = k->slow_rate * slow_power(c, passed) + (1.0 - SLOW_DECAY);
+    k->fast_rate = k->fast_rate * fast_power(passed) + (1.0 - FAST_DECAY);
     k->rate_visit = l->visits;
     k->uses++;
     k->resident_uses++;
     k->last_use = ++c->clock;
+    c->stamp++;
 }
 
 static double rate_now(const fs_cache *c, const fs_cache_key *k, const fs_cache_layer *l)
 {
-    double rate = c->fast_share * fast_now(k, l) + (1.0 - c->fast_share) * slow_now(k, l);
+    double rate = c->fast_share * fast_now(k, l) + (1.0 - c->fast_share) * slow_now(c, k, l);
     return rate < RATE_LEAST ? RATE_LEAST : rate > 1.0 ? 1.0 : rate;
 }
 
@@ -95,6 +101,17 @@ static int64_t estimate(const fs_cache *c, uint32_t key, int64_t now_ns)
     return first + period + (int64_t)((double)period * (1.0 / rate_now(c, k, l) - 1.0));
 }
 
+/* Kept while nothing changes: several victims of one moment are chosen from the same keys. */
+static int64_t next_of(fs_cache *c, uint32_t key, int64_t now_ns)
+{
+    fs_cache_key *k = &c->keys[key];
+    if (k->next_stamp == c->stamp) return k->next_ns;
+    k->next_ns = fs_cache_next_use(c, key, now_ns);
+    if (k->next_ns == FS_NEVER) k->next_ns = estimate(c, key, now_ns);
+    k->next_stamp = c->stamp;
+    return k->next_ns;
+}
+
 /* Who has the smallest is let go; of equals who was used longest ago, then the lowest key. */
 static double worth(fs_cache *c, uint32_t key, int64_t now_ns, int64_t *next_ns)
 {
@@ -103,22 +120,23 @@ static double worth(fs_cache *c, uint32_t key, int64_t now_ns, int64_t *next_ns)
     switch (c->options.policy) {
     case FS_CACHE_LFU: return (double)k->uses;
     case FS_CACHE_LFRU: return (double)k->resident_uses / (double)(c->clock - k->last_use + 1);
-    case FS_CACHE_LOOKAHEAD:
-        *next_ns = fs_cache_next_use(c, key, now_ns);
-        if (*next_ns == FS_NEVER) *next_ns = estimate(c, key, now_ns);
-        return -(double)*next_ns;
+    case FS_CACHE_LOOKAHEAD: *next_ns = next_of(c, key, now_ns); return -(double)*next_ns;
     default: return (double)k->last_use;
     }
 }
 
 static void look_ahead(fs_cache *c, int64_t now_ns)
 {
+    if (c->stamp_ns != now_ns) c->stamp++;
+    c->stamp_ns = now_ns;
+    if (c->looked_stamp == c->stamp) return;
     for (uint32_t i = 0; i < c->options.num_layers; i++) c->layers[i].hinted_ns = FS_NEVER;
     for (uint32_t key = 0; key < c->num_keys; key++) {
         int64_t next = fs_cache_next_use(c, key, now_ns);
         fs_cache_layer *l = &c->layers[fs_cache_layer_of(c, key)];
         if (next < l->hinted_ns) l->hinted_ns = next;
     }
+    c->looked_stamp = c->stamp; /* after what was too old has gone */
 }
 
 /* The least worthy of what nobody claims and is not used at before_ns or sooner, and the bytes of all of those. */

@@ -137,7 +137,8 @@ static void let_go(fs_store *store, uint32_t key)
 void fs_store_go(fs_store *store)
 {
     fs_cache_action action;
-    while (fs_cache_next(store->cache, now(), &action)) {
+    int64_t now_ns = now(); /* one for all: the cache compares its keys once a moment */
+    while (fs_cache_next(store->cache, now_ns, &action)) {
         switch (action.act) {
         case FS_CACHE_EVICT: let_go(store, action.key); break;
         case FS_CACHE_LOAD: fs_store_begin(store, action.key, action.urgent); break;
