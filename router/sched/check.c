@@ -31,24 +31,20 @@ static void check_sequence(const fs_sched *s, const fs_seq *seq)
 }
 
 /* The list's links, states and order. */
-static void check_list(const fs_sched *s, const fs_seq_list *list, fs_seq_state state)
+static void check_list(const fs_sched *s, const fs_list *list, fs_seq_state state)
 {
-    uint32_t length = 0, prev = FS_SCHED_NONE;
-    for (uint32_t id = list->first; id != FS_SCHED_NONE; prev = id, id = s->seq[id].next) {
-        const fs_seq *seq = &s->seq[id];
-        FS_ASSERT(id < s->num_slots);
-        FS_ASSERT(++length <= list->length); /* ends a ring, too */
-        FS_ASSERT(seq->prev == prev && seq->state == state);
+    fs_list_check(list);
+    for (uint32_t id = list->first; id != FS_LIST_END; id = fs_list_next(list, id)) {
+        const fs_seq *seq = &s->seq[id], *prev = &s->seq[fs_list_prev(list, id)];
+        FS_ASSERT(seq->state == state);
         if (state == SEQ_FREE) continue;
         check_sequence(s, seq);
-        if (prev == FS_SCHED_NONE) continue;
+        if (id == list->first) continue;
         if (state == SEQ_RUNNING)
-            FS_ASSERT(fs_seq_stands_before(&s->seq[prev], seq));
+            FS_ASSERT(fs_seq_stands_before(prev, seq));
         else
-            FS_ASSERT(s->seq[prev].place <= seq->place);
+            FS_ASSERT(prev->place <= seq->place);
     }
-    FS_ASSERT(list->last == prev);
-    FS_ASSERT(length == list->length);
 }
 
 static void check_line(const fs_sched *s, uint32_t at, uint32_t *fresh, uint32_t *preempted)
@@ -56,7 +52,7 @@ static void check_line(const fs_sched *s, uint32_t at, uint32_t *fresh, uint32_t
     const fs_client *client = &s->client[at];
     uint32_t num_fresh = 0, num_asked = 0;
     check_list(s, &client->line, SEQ_WAITING);
-    for (uint32_t id = client->line.first; id != FS_SCHED_NONE; id = s->seq[id].next) {
+    for (uint32_t id = client->line.first; id != FS_LIST_END; id = fs_list_next(&client->line, id)) {
         FS_ASSERT(s->seq[id].client == at);
         num_fresh += s->seq[id].admission == 0;
         num_asked += s->seq[id].admission == 0 && s->seq[id].asked;
@@ -88,7 +84,7 @@ static void check_pages(const fs_sched *s)
 {
     uint64_t promised = 0;
     memset(s->holders, 0, s->options.num_pages * sizeof *s->holders);
-    for (uint32_t id = s->running.first; id != FS_SCHED_NONE; id = s->seq[id].next) {
+    for (uint32_t id = s->running.first; id != FS_LIST_END; id = fs_list_next(&s->running, id)) {
         const fs_seq *seq = &s->seq[id];
         for (uint32_t i = 0; i < seq->num_pages; i++) {
             FS_ASSERT(seq->request.pages[i] < s->options.num_pages);
@@ -102,19 +98,21 @@ static void check_pages(const fs_sched *s)
 
 void fs_sched_check(const fs_sched *s)
 {
-    uint32_t in_flight = 0, all = 0;
+    uint32_t in_flight = 0;
     uint64_t arrival = 0;
     check_list(s, &s->running, SEQ_RUNNING); /* being in one list, nobody is in two plans */
     check_list(s, &s->free, SEQ_FREE);
     check_clients(s);
     check_pages(s);
-    for (uint32_t id = s->running.first; id != FS_SCHED_NONE; id = s->seq[id].next)
+    for (uint32_t id = s->running.first; id != FS_LIST_END; id = fs_list_next(&s->running, id))
         in_flight += s->seq[id].in_flight;
     FS_ASSERT(in_flight == s->num_in_flight);
-    for (uint32_t id = s->oldest; id != FS_SCHED_NONE; id = s->seq[id].newer) {
+    fs_list_check(&s->by_age);
+    fs_list_check(&s->lined);
+    fs_list_check(&s->gone);
+    for (uint32_t id = s->by_age.first; id != FS_LIST_END; id = fs_list_next(&s->by_age, id)) {
         FS_ASSERT(s->seq[id].arrival > arrival);
         arrival = s->seq[id].arrival;
-        all++;
     }
-    FS_ASSERT(all + s->free.length == s->num_slots && arrival <= s->num_arrived);
+    FS_ASSERT(s->by_age.length + s->free.length == s->num_slots && arrival <= s->num_arrived);
 }

@@ -2,33 +2,6 @@
  * algorithm 2). */
 #include "sched/sched_int.h"
 
-static void list_push(fs_sched *s, fs_client_list *list, uint32_t at)
-{
-    fs_client *client = &s->client[at];
-    client->prev = list->last;
-    client->next = FS_SCHED_NONE;
-    if (list->last == FS_SCHED_NONE)
-        list->first = at;
-    else
-        s->client[list->last].next = at;
-    list->last = at;
-    list->length++;
-}
-
-static void list_take(fs_sched *s, fs_client_list *list, uint32_t at)
-{
-    const fs_client *client = &s->client[at];
-    if (client->prev == FS_SCHED_NONE)
-        list->first = client->next;
-    else
-        s->client[client->prev].next = client->next;
-    if (client->next == FS_SCHED_NONE)
-        list->last = client->prev;
-    else
-        s->client[client->next].prev = client->prev;
-    list->length--;
-}
-
 /* ---- names ---- */
 
 static uint32_t *bucket_of(const fs_sched *s, uint64_t name)
@@ -46,12 +19,12 @@ static void hang_in(fs_sched *s, uint32_t at)
 /* All are without sequences at first, under names of their own. */
 void fs_clients_init(fs_sched *s)
 {
-    s->lined = s->gone = (fs_client_list){FS_SCHED_NONE, FS_SCHED_NONE, 0};
+    s->lined = s->gone = fs_list_of(&s->client->link, sizeof *s->client);
     for (uint32_t b = 0; b < s->num_buckets; b++) s->bucket[b] = FS_SCHED_NONE;
     for (uint32_t i = 0; i < s->num_clients; i++) {
-        s->client[i] = (fs_client){.name = UINT64_MAX - i, .line = {FS_SCHED_NONE, FS_SCHED_NONE, 0}};
+        s->client[i] = (fs_client){.name = UINT64_MAX - i, .line = fs_list_of(&s->seq->link, sizeof *s->seq)};
         hang_in(s, i);
-        list_push(s, &s->gone, i);
+        fs_list_push(&s->gone, i);
     }
 }
 
@@ -74,8 +47,8 @@ uint32_t fs_clients_find(fs_sched *s, uint64_t name)
     s->client[at].name = name;
     s->client[at].counter = s->client[at].num_arrived = 0;
     hang_in(s, at);
-    list_take(s, &s->gone, at);
-    list_push(s, &s->gone, at); /* the last to be forgotten */
+    fs_list_take(&s->gone, at);
+    fs_list_push(&s->gone, at); /* the last to be forgotten */
     return at;
 }
 
@@ -92,7 +65,7 @@ uint64_t fs_sched_client_counter(const fs_sched *s, uint64_t name)
 static void lift(fs_sched *s, fs_client *client)
 {
     uint64_t least = s->lined.length == 0 ? s->last_counter : UINT64_MAX;
-    for (uint32_t at = s->lined.first; at != FS_SCHED_NONE; at = s->client[at].next)
+    for (uint32_t at = s->lined.first; at != FS_LIST_END; at = fs_list_next(&s->lined, at))
         if (s->client[at].counter < least) least = s->client[at].counter;
     if (client->counter < least) client->counter = least;
 }
@@ -109,9 +82,9 @@ void fs_clients_line_up(fs_sched *s, uint32_t id)
     bool is_fresh = s->seq[id].admission == 0;
     if (client->line.length == 0) {
         if (is_fresh) lift(s, client);
-        list_push(s, &s->lined, at);
+        fs_list_push(&s->lined, at);
     }
-    fs_seq_list_insert(s, &client->line, id, is_ahead);
+    fs_seq_insert(s, &client->line, id, is_ahead);
     client->num_fresh += is_fresh;
     s->num_fresh += is_fresh;
     s->num_preempted += !is_fresh;
@@ -122,8 +95,8 @@ void fs_clients_leave_line(fs_sched *s, uint32_t id)
     const fs_seq *seq = &s->seq[id];
     fs_client *client = &s->client[seq->client];
     bool is_fresh = seq->admission == 0;
-    fs_seq_list_take(s, &client->line, id);
-    if (client->line.length == 0) list_take(s, &s->lined, seq->client);
+    fs_list_take(&client->line, id);
+    if (client->line.length == 0) fs_list_take(&s->lined, seq->client);
     client->num_fresh -= is_fresh;
     client->num_asked -= is_fresh && seq->asked;
     s->num_fresh -= is_fresh;
@@ -132,12 +105,12 @@ void fs_clients_leave_line(fs_sched *s, uint32_t id)
 
 void fs_clients_enter(fs_sched *s, uint32_t at)
 {
-    if (s->client[at].num_seqs++ == 0) list_take(s, &s->gone, at);
+    if (s->client[at].num_seqs++ == 0) fs_list_take(&s->gone, at);
 }
 
 void fs_clients_leave(fs_sched *s, uint32_t at)
 {
-    if (--s->client[at].num_seqs == 0) list_push(s, &s->gone, at);
+    if (--s->client[at].num_seqs == 0) fs_list_push(&s->gone, at);
 }
 
 /* ---- whose turn it is ---- */
@@ -146,7 +119,7 @@ static uint32_t first_ready(const fs_sched *s, const fs_client *client, bool fre
 {
     uint32_t preempted = client->line.length - client->num_fresh; /* they come first */
     uint32_t left = preempted + (fresh ? client->num_asked : 0);  /* those that may be ready */
-    for (uint32_t id = client->line.first; left > 0; id = s->seq[id].next) {
+    for (uint32_t id = client->line.first; left > 0; id = fs_list_next(&client->line, id)) {
         if (s->seq[id].ready) return id;
         left -= s->seq[id].asked;
     }
@@ -156,7 +129,7 @@ static uint32_t first_ready(const fs_sched *s, const fs_client *client, bool fre
 uint32_t fs_clients_next(const fs_sched *s, bool fresh)
 {
     uint32_t best = FS_SCHED_NONE;
-    for (uint32_t at = s->lined.first; at != FS_SCHED_NONE; at = s->client[at].next) {
+    for (uint32_t at = s->lined.first; at != FS_LIST_END; at = fs_list_next(&s->lined, at)) {
         const fs_client *client = &s->client[at];
         if (best != FS_SCHED_NONE && s->client[s->seq[best].client].counter <= client->counter) continue;
         uint32_t id = first_ready(s, client, fresh);
@@ -168,7 +141,7 @@ uint32_t fs_clients_next(const fs_sched *s, bool fresh)
 static uint32_t first_unasked(const fs_sched *s, const fs_client *client)
 {
     uint32_t id = client->line.first;
-    while (id != FS_SCHED_NONE && s->seq[id].asked) id = s->seq[id].next;
+    while (id != FS_LIST_END && s->seq[id].asked) id = fs_list_next(&client->line, id);
     return id;
 }
 
@@ -177,7 +150,7 @@ static uint32_t first_unasked(const fs_sched *s, const fs_client *client)
 uint32_t fs_sched_next_route(fs_sched *s)
 {
     uint32_t best = FS_SCHED_NONE;
-    for (uint32_t at = s->lined.first; at != FS_SCHED_NONE; at = s->client[at].next) {
+    for (uint32_t at = s->lined.first; at != FS_LIST_END; at = fs_list_next(&s->lined, at)) {
         const fs_client *client = &s->client[at];
         if (client->num_asked >= s->options.route_ahead || client->num_asked == client->num_fresh) continue;
         if (best == FS_SCHED_NONE || client->counter < s->client[s->seq[best].client].counter)

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sched/list.h"
+
 /* serial: what the page holds, with all before it, has this number for as long as it is published; numbers are not used again, so that a page
  * whose predecessor is gone is never found. */
 typedef struct {
@@ -11,18 +13,18 @@ typedef struct {
     bool published;
     uint64_t serial, previous; /* previous: the serial of the page before; 0: none */
     uint32_t bucket_next;      /* published: in its bucket */
-    uint32_t older, newer;     /* idle: in order of becoming so */
+    fs_link idle;              /* nobody holds it: in order of becoming so */
 } page_entry;
 
 struct fs_pages {
-    uint32_t num_pages, page_tokens, num_blank, num_idle, num_buckets;
+    uint32_t num_pages, page_tokens, num_blank, num_buckets;
     bool share;
     uint64_t num_serials;
-    uint32_t oldest, newest; /* idle */
-    page_entry *page;        /* [num_pages] */
-    uint32_t *blank;         /* [num_pages] the last is given out next */
-    uint32_t *token;         /* [num_pages][page_tokens] of published ones */
-    uint32_t *bucket;        /* [num_buckets] a power of two */
+    fs_list idle;     /* the first was left first */
+    page_entry *page; /* [num_pages] */
+    uint32_t *blank;  /* [num_pages] the last is given out next */
+    uint32_t *token;  /* [num_pages][page_tokens] of published ones */
+    uint32_t *bucket; /* [num_buckets] a power of two */
 };
 
 static fs_status alloc_tables(fs_pages *p)
@@ -43,16 +45,13 @@ fs_status fs_pages_create(uint32_t num_pages, uint32_t page_tokens, bool share, 
     if (num_pages == 0 || num_pages == FS_PAGES_NONE || page_tokens == 0) return FS_INVALID;
     fs_pages *p = calloc(1, sizeof *p);
     if (!p) return FS_NO_MEMORY;
-    *p = (fs_pages){.num_pages = num_pages,
-                    .page_tokens = page_tokens,
-                    .num_blank = num_pages,
-                    .share = share,
-                    .oldest = FS_PAGES_NONE,
-                    .newest = FS_PAGES_NONE};
+    *p = (fs_pages){
+        .num_pages = num_pages, .page_tokens = page_tokens, .num_blank = num_pages, .share = share};
     if (alloc_tables(p) != FS_OK) {
         fs_pages_destroy(p);
         return FS_NO_MEMORY;
     }
+    p->idle = fs_list_of(&p->page->idle, sizeof *p->page);
     for (uint32_t i = 0; i < num_pages; i++) p->blank[i] = num_pages - 1 - i;
     for (uint32_t i = 0; i < p->num_buckets; i++) p->bucket[i] = FS_PAGES_NONE;
     *out = p;
@@ -67,35 +66,6 @@ void fs_pages_destroy(fs_pages *p)
     free(p->token);
     free(p->bucket);
     free(p);
-}
-
-/* ---- idle pages ---- */
-
-static void idle_push(fs_pages *p, uint32_t page)
-{
-    page_entry *entry = &p->page[page];
-    entry->older = p->newest;
-    entry->newer = FS_PAGES_NONE;
-    if (p->newest == FS_PAGES_NONE)
-        p->oldest = page;
-    else
-        p->page[p->newest].newer = page;
-    p->newest = page;
-    p->num_idle++;
-}
-
-static void idle_take(fs_pages *p, uint32_t page)
-{
-    const page_entry *entry = &p->page[page];
-    if (entry->older == FS_PAGES_NONE)
-        p->oldest = entry->newer;
-    else
-        p->page[entry->older].newer = entry->newer;
-    if (entry->newer == FS_PAGES_NONE)
-        p->newest = entry->older;
-    else
-        p->page[entry->newer].older = entry->older;
-    p->num_idle--;
 }
 
 /* ---- published pages ---- */
@@ -139,7 +109,7 @@ static void forget(fs_pages *p, uint32_t page)
 
 static void hold(fs_pages *p, uint32_t page)
 {
-    if (p->page[page].holders++ == 0) idle_take(p, page);
+    if (p->page[page].holders++ == 0) fs_list_take(&p->idle, page);
 }
 
 uint32_t fs_pages_publish(fs_pages *p, uint32_t page, uint32_t previous, const uint32_t *token)
@@ -186,11 +156,11 @@ void fs_pages_take(fs_pages *p, uint32_t n, uint32_t *out)
 {
     FS_ASSERT(n <= fs_pages_num_free(p));
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t page = p->oldest;
+        uint32_t page = p->idle.first;
         if (p->num_blank > 0) {
             page = p->blank[--p->num_blank];
         } else {
-            idle_take(p, page);
+            fs_list_take(&p->idle, page);
             forget(p, page);
         }
         FS_ASSERT(p->page[page].holders == 0 && !p->page[page].published);
@@ -207,7 +177,7 @@ void fs_pages_release(fs_pages *p, const uint32_t *page, uint32_t n)
         FS_ASSERT(entry->holders > 0);
         if (--entry->holders > 0) continue;
         if (entry->published)
-            idle_push(p, page[i]);
+            fs_list_push(&p->idle, page[i]);
         else
             p->blank[p->num_blank++] = page[i];
     }
@@ -215,12 +185,12 @@ void fs_pages_release(fs_pages *p, const uint32_t *page, uint32_t n)
 
 uint32_t fs_pages_num_free(const fs_pages *p)
 {
-    return p->num_blank + p->num_idle;
+    return p->num_blank + p->idle.length;
 }
 
 uint32_t fs_pages_num_idle(const fs_pages *p)
 {
-    return p->num_idle;
+    return p->idle.length;
 }
 
 /* ---- the invariants ---- */
@@ -240,7 +210,7 @@ static void check_buckets(const fs_pages *p, uint32_t num_published)
 
 void fs_pages_check(const fs_pages *p, const uint32_t *holders)
 {
-    uint32_t held = 0, published = 0, idle = 0;
+    uint32_t held = 0, published = 0;
     for (uint32_t i = 0; i < p->num_pages; i++) {
         const page_entry *entry = &p->page[i];
         FS_ASSERT(entry->holders == holders[i]);
@@ -250,13 +220,9 @@ void fs_pages_check(const fs_pages *p, const uint32_t *holders)
     }
     for (uint32_t i = 0; i < p->num_blank; i++)
         FS_ASSERT(p->page[p->blank[i]].holders == 0 && !p->page[p->blank[i]].published);
-    for (uint32_t page = p->oldest, older = FS_PAGES_NONE; page != FS_PAGES_NONE;
-         page = p->page[page].newer) {
-        FS_ASSERT(p->page[page].holders == 0 && p->page[page].published && p->page[page].older == older);
-        FS_ASSERT(++idle <= p->num_idle);
-        older = page;
-    }
-    FS_ASSERT(idle == p->num_idle);
-    FS_ASSERT(held + p->num_blank + p->num_idle == p->num_pages);
+    fs_list_check(&p->idle);
+    for (uint32_t page = p->idle.first; page != FS_LIST_END; page = fs_list_next(&p->idle, page))
+        FS_ASSERT(p->page[page].holders == 0 && p->page[page].published);
+    FS_ASSERT(held + p->num_blank + p->idle.length == p->num_pages);
     check_buckets(p, published);
 }

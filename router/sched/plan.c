@@ -22,7 +22,7 @@ static void preempt(fs_sched *s, uint32_t id)
     fs_seq *seq = &s->seq[id];
     FS_ASSERT(s->options.preemption && !seq->in_flight);
     if (seq->most_computed < seq->computed) seq->most_computed = seq->computed;
-    fs_seq_list_take(s, &s->running, id);
+    fs_list_take(&s->running, id);
     fs_sched_drop_pages(s, id);
     seq->state = SEQ_WAITING;
     seq->computed = seq->passed = 0;
@@ -36,7 +36,7 @@ static uint32_t find_victim(const fs_sched *s, uint32_t id)
 {
     uint32_t victim = s->running.last;
     while (victim != id && (s->seq[victim].in_flight || s->seq[victim].num_pages == 0))
-        victim = s->seq[victim].prev;
+        victim = fs_list_prev(&s->running, victim);
     return victim == id ? FS_SCHED_NONE : victim;
 }
 
@@ -102,7 +102,7 @@ static uint32_t pages_wanted(const fs_sched *s, const fs_seq *seq)
 static uint64_t pages_spoken_for(const fs_sched *s)
 {
     uint64_t n = s->options.preemption ? s->running.length / 4 : 0;
-    for (uint32_t id = s->running.first; id != FS_SCHED_NONE; id = s->seq[id].next) {
+    for (uint32_t id = s->running.first; id != FS_LIST_END; id = fs_list_next(&s->running, id)) {
         const fs_seq *seq = &s->seq[id];
         uint32_t wanted = pages_wanted(s, seq);
         if (!seq->removed && wanted > seq->num_pages) n += wanted - seq->num_pages;
@@ -119,7 +119,7 @@ static bool has_rows_to_fill(const fs_seq *seq)
 static uint32_t rows_for_prompts(const fs_sched *s)
 {
     uint32_t rows = s->options.max_step_tokens / 4;
-    for (uint32_t id = s->running.first; id != FS_SCHED_NONE; id = s->seq[id].next)
+    for (uint32_t id = s->running.first; id != FS_LIST_END; id = fs_list_next(&s->running, id))
         if (has_rows_to_fill(&s->seq[id])) return rows;
     if (s->running.length == s->options.max_running) return 0;
     uint32_t id = fs_clients_next(s, s->running.length + s->num_preempted < s->options.max_running);
@@ -135,7 +135,7 @@ static uint32_t find_decodes(const planner *p, uint32_t *num)
     fs_sched *s = p->sched;
     uint32_t batches = s->options.num_micro_batches, num_decoding = 0;
     *num = 0;
-    for (uint32_t id = s->running.first; id != FS_SCHED_NONE; id = s->seq[id].next) {
+    for (uint32_t id = s->running.first; id != FS_LIST_END; id = fs_list_next(&s->running, id)) {
         if (!fs_seq_is_decoding(&s->seq[id])) continue;
         num_decoding++;
         if (!s->seq[id].in_flight) s->candidate[(*num)++] = id;
@@ -181,7 +181,8 @@ static uint32_t chunk_rows(const planner *p, const fs_seq *seq)
 static void add_running_prompts(planner *p)
 {
     const fs_sched *s = p->sched;
-    for (uint32_t id = s->running.first; id != FS_SCHED_NONE && !is_full(p); id = s->seq[id].next) {
+    for (uint32_t id = s->running.first; id != FS_LIST_END && !is_full(p);
+         id = fs_list_next(&s->running, id)) {
         if (has_rows_to_fill(&s->seq[id])) add_part(p, id, chunk_rows(p, &s->seq[id]), false);
     }
 }
@@ -222,7 +223,7 @@ static void admit(planner *p, uint32_t id, uint32_t found)
     seq->state = SEQ_RUNNING;
     seq->num_pages = seq->num_published = found;
     seq->computed = found * s->options.page_tokens;
-    fs_seq_list_insert(s, &s->running, id, fs_seq_stands_before);
+    fs_seq_insert(s, &s->running, id, fs_seq_stands_before);
     add_part(p, id, chunk_rows(p, seq), is_first);
     FS_ASSERT(seq->in_flight); /* there was room */
 }

@@ -8,75 +8,11 @@
 
 enum { REMEMBERED_CLIENTS = 1024 }; /* besides those that have sequences */
 
-/* ---- lists ---- */
-
-static void link_behind(fs_sched *sched, fs_seq_list *list, uint32_t id, uint32_t prev)
-{
-    fs_seq *seq = &sched->seq[id];
-    seq->prev = prev;
-    seq->next = prev == FS_SCHED_NONE ? list->first : sched->seq[prev].next;
-    if (prev == FS_SCHED_NONE)
-        list->first = id;
-    else
-        sched->seq[prev].next = id;
-    if (seq->next == FS_SCHED_NONE)
-        list->last = id;
-    else
-        sched->seq[seq->next].prev = id;
-    list->length++;
-}
-
-void fs_seq_list_push(fs_sched *sched, fs_seq_list *list, uint32_t id)
-{
-    link_behind(sched, list, id, list->last);
-}
-
-void fs_seq_list_insert(fs_sched *sched, fs_seq_list *list, uint32_t id,
-                        bool (*before)(const fs_seq *a, const fs_seq *b))
+void fs_seq_insert(fs_sched *s, fs_list *list, uint32_t id, bool (*before)(const fs_seq *a, const fs_seq *b))
 {
     uint32_t prev = list->last;
-    while (prev != FS_SCHED_NONE && before(&sched->seq[id], &sched->seq[prev])) prev = sched->seq[prev].prev;
-    link_behind(sched, list, id, prev);
-}
-
-void fs_seq_list_take(fs_sched *sched, fs_seq_list *list, uint32_t id)
-{
-    fs_seq *seq = &sched->seq[id];
-    if (seq->prev == FS_SCHED_NONE)
-        list->first = seq->next;
-    else
-        sched->seq[seq->prev].next = seq->next;
-    if (seq->next == FS_SCHED_NONE)
-        list->last = seq->prev;
-    else
-        sched->seq[seq->next].prev = seq->prev;
-    list->length--;
-}
-
-static void link_arrival(fs_sched *s, uint32_t id)
-{
-    fs_seq *seq = &s->seq[id];
-    seq->arrival = ++s->num_arrived;
-    seq->older = s->newest;
-    seq->newer = FS_SCHED_NONE;
-    if (s->newest == FS_SCHED_NONE)
-        s->oldest = id;
-    else
-        s->seq[s->newest].newer = id;
-    s->newest = id;
-}
-
-static void unlink_arrival(fs_sched *s, uint32_t id)
-{
-    const fs_seq *seq = &s->seq[id];
-    if (seq->older == FS_SCHED_NONE)
-        s->oldest = seq->newer;
-    else
-        s->seq[seq->older].newer = seq->newer;
-    if (seq->newer == FS_SCHED_NONE)
-        s->newest = seq->older;
-    else
-        s->seq[seq->newer].older = seq->older;
+    while (prev != FS_LIST_END && before(&s->seq[id], &s->seq[prev])) prev = fs_list_prev(list, prev);
+    fs_list_insert(list, prev, id);
 }
 
 /* ---- creation ---- */
@@ -130,20 +66,19 @@ static fs_status alloc_tables(fs_sched *s)
 
 fs_status fs_sched_create(const fs_sched_options *options, fs_sched **out)
 {
-    const fs_seq_list empty = {FS_SCHED_NONE, FS_SCHED_NONE, 0};
     if (!options_are_valid(options)) return FS_INVALID;
     fs_sched *s = calloc(1, sizeof *s);
     if (!s) return FS_NO_MEMORY;
     s->options = *options;
-    s->running = s->free = empty;
-    s->oldest = s->newest = FS_SCHED_NONE;
     fs_status st = alloc_tables(s);
     if (st != FS_OK) {
         fs_sched_destroy(s);
         return st;
     }
+    s->running = s->free = fs_list_of(&s->seq->link, sizeof *s->seq);
+    s->by_age = fs_list_of(&s->seq->age, sizeof *s->seq);
     fs_clients_init(s);
-    for (uint32_t id = 0; id < s->num_slots; id++) fs_seq_list_push(s, &s->free, id);
+    for (uint32_t id = 0; id < s->num_slots; id++) fs_list_push(&s->free, id);
     *out = s;
     return FS_OK;
 }
@@ -188,15 +123,16 @@ fs_status fs_sched_add(fs_sched *s, const fs_sched_request *request, uint32_t *i
     if (!has_place(s, client)) return FS_EXHAUSTED;
     uint32_t id = s->free.first; /* there is one: those that wait and those that were admitted are bounded */
     FS_ASSERT(id != FS_SCHED_NONE);
-    fs_seq_list_take(s, &s->free, id);
+    fs_list_take(&s->free, id);
     s->seq[id] = (fs_seq){
         .state = SEQ_WAITING,
         .request = *request,
         .known = request->prompt_tokens,
         .client = at,
+        .arrival = ++s->num_arrived,
         .place = (int64_t)++client->num_arrived - (int64_t)FS_SCHED_BOOST * request->priority,
     };
-    link_arrival(s, id);
+    fs_list_push(&s->by_age, id);
     fs_clients_enter(s, at);
     fs_clients_line_up(s, id);
     *id_out = id;
@@ -238,14 +174,14 @@ void fs_sched_release(fs_sched *s, uint32_t id)
     fs_seq *seq = &s->seq[id];
     if (seq->state == SEQ_RUNNING) {
         fs_sched_drop_pages(s, id);
-        fs_seq_list_take(s, &s->running, id);
+        fs_list_take(&s->running, id);
     } else {
         fs_clients_leave_line(s, id);
     }
-    unlink_arrival(s, id);
+    fs_list_take(&s->by_age, id);
     fs_clients_leave(s, seq->client);
     seq->state = SEQ_FREE;
-    fs_seq_list_push(s, &s->free, id); /* at the end: a dead id is not seen again soon */
+    fs_list_push(&s->free, id); /* at the end: a dead id is not seen again soon */
 }
 
 void fs_sched_remove(fs_sched *s, uint32_t id)
@@ -263,7 +199,7 @@ uint32_t fs_sched_expired(const fs_sched *s, int64_t now_ns, uint32_t *out, uint
 {
     uint32_t found = 0;
     int64_t next = FS_NEVER;
-    for (uint32_t id = s->oldest; id != FS_SCHED_NONE; id = s->seq[id].newer) {
+    for (uint32_t id = s->by_age.first; id != FS_LIST_END; id = fs_list_next(&s->by_age, id)) {
         const fs_seq *seq = &s->seq[id];
         int64_t deadline = seq->request.deadline_ns;
         if (seq->removed || deadline == FS_NEVER) continue;

@@ -2,8 +2,11 @@
 #ifndef FS_SCHED_INT_H
 #define FS_SCHED_INT_H
 
+#include "sched/list.h"
 #include "sched/pages.h"
 #include "sched/sched.h"
+
+_Static_assert(FS_LIST_END == FS_SCHED_NONE && FS_PAGES_NONE == FS_SCHED_NONE, "one number for nobody");
 
 typedef enum {
     SEQ_FREE,
@@ -23,33 +26,25 @@ typedef struct {
     uint32_t passed;                   /* plans in a row that were full without it */
     const uint16_t *route;
     uint32_t client;
-    uint64_t arrival;      /* 1, 2, ... */
-    int64_t place;         /* in its client's line; preempted ones are before all others */
-    int64_t standing;      /* once admitted: the less, the more it may keep its pages */
-    uint64_t admission;    /* 1, 2, ...; 0: not yet; settles equal standing */
-    uint32_t prev, next;   /* in its list; FS_SCHED_NONE: the end */
-    uint32_t older, newer; /* among all that are there, by arrival */
+    uint64_t arrival;   /* 1, 2, ... */
+    int64_t place;      /* in its client's line; preempted ones are before all others */
+    int64_t standing;   /* once admitted: the less, the more it may keep its pages */
+    uint64_t admission; /* 1, 2, ...; 0: not yet; settles equal standing */
+    fs_link link;       /* in its client's line, among those that run, or free */
+    fs_link age;        /* among all that are there, by arrival */
 } fs_seq;
-
-typedef struct {
-    uint32_t first, last, length;
-} fs_seq_list;
 
 /* Whose sequences they are. It is remembered for some time after its last sequence has left, so that nobody sheds what was done for it. */
 typedef struct {
     uint64_t name, counter;
     uint64_t num_arrived;
-    uint32_t num_seqs;   /* waiting, running and removed in flight */
-    uint32_t num_fresh;  /* waiting and never admitted */
-    uint32_t num_asked;  /* of these, whose routes are on their way or known */
-    fs_seq_list line;    /* waiting, by place */
-    uint32_t prev, next; /* among those with a line, or without sequences */
+    uint32_t num_seqs;  /* waiting, running and removed in flight */
+    uint32_t num_fresh; /* waiting and never admitted */
+    uint32_t num_asked; /* of these, whose routes are on their way or known */
+    fs_list line;       /* waiting, by place */
+    fs_link link;       /* among those with a line, or without sequences */
     uint32_t bucket_next;
 } fs_client;
-
-typedef struct {
-    uint32_t first, last, length;
-} fs_client_list;
 
 struct fs_sched {
     fs_sched_options options;
@@ -59,10 +54,10 @@ struct fs_sched {
     fs_client *client; /* [num_clients] */
     uint32_t *bucket;  /* [num_buckets] of clients, by name */
     fs_pages *pages;
-    fs_seq_list running, free;  /* running: by standing */
-    uint32_t oldest, newest;    /* of all sequences */
-    fs_client_list lined, gone; /* with a line; without sequences, the one that left first before others */
-    uint64_t last_counter;      /* of the client that was admitted from last */
+    fs_list running, free; /* running: by standing */
+    fs_list by_age;        /* all sequences, by arrival */
+    fs_list lined, gone;   /* with a line; without sequences, the one that left first before others */
+    uint64_t last_counter; /* of the client that was admitted from last */
     uint32_t num_fresh, num_preempted, num_in_flight;
     fs_sched_counts counts; /* the totals in it */
     uint32_t words;         /* of a set of experts: a bit for each (layer, expert) */
@@ -74,11 +69,9 @@ struct fs_sched {
     uint32_t *holders;      /* [num_pages] scratch of check */
 };
 
-/* Lists of sequences (sched.c). insert: behind those that `before` does not put behind it. */
-void fs_seq_list_push(fs_sched *sched, fs_seq_list *list, uint32_t id);
-void fs_seq_list_insert(fs_sched *sched, fs_seq_list *list, uint32_t id,
-                        bool (*before)(const fs_seq *a, const fs_seq *b));
-void fs_seq_list_take(fs_sched *sched, fs_seq_list *list, uint32_t id);
+/* Into a list of sequences (by their links), behind those that `before` does not put behind it. */
+void fs_seq_insert(fs_sched *sched, fs_list *list, uint32_t id,
+                   bool (*before)(const fs_seq *a, const fs_seq *b));
 
 /* Clients (clients.c). */
 void fs_clients_init(fs_sched *sched);
