@@ -271,6 +271,7 @@ static void fill_counts(const fs_engine_stats *e, const fs_dispatcher_stats *d,
     out->preemptions = e->preemptions;
     out->tokens_recomputed = e->tokens_again;
     out->prompt_tokens_cached = e->tokens_found;
+    out->routes_cached = e->routes_found;
 }
 
 void fs_api_get_stats(void *arg, fs_rpc_call *call, const uint8_t *request, size_t size)

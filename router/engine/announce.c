@@ -30,9 +30,11 @@ void fs_announce_prompt(fs_sequence *seq)
 {
     fs_engine *e = seq->engine;
     if (e->options.lookahead != FS_LOOKAHEAD_FULL) return;
-    uint32_t rows = seq->num_prompt < e->options.prefill_chunk ? seq->num_prompt : e->options.prefill_chunk;
+    /* Where routes were found, keys and values most probably are, too: those tokens do not run. */
+    uint32_t first = seq->gate.tokens_found, rows = seq->num_prompt - first;
+    if (rows > e->options.prefill_chunk) rows = e->options.prefill_chunk;
     uint32_t lanes = lanes_at_work(e), layers = e->options.config->num_moe_layers;
-    for (uint32_t i = 0; i < rows; i++) e->announced[i] = fs_route_experts(&seq->routes, i, 0);
+    for (uint32_t i = 0; i < rows; i++) e->announced[i] = fs_route_experts(&seq->routes, first + i, 0);
     const fs_dispatch_hint hint = {
         .num_rows = rows, .route = e->announced, .distance = layers * lanes, .stride = lanes};
     fs_dispatcher_hint(e->options.dispatcher, &hint);

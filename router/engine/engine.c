@@ -59,12 +59,26 @@ uint32_t fs_engine_retry_ms(const fs_engine *e)
 
 /* ---- creation ---- */
 
+static fs_lookahead_options lookahead_options(const fs_engine *e, uint32_t pages)
+{
+    return (fs_lookahead_options){.pregate = e->options.pregate,
+                                  .worker = e->worker,
+                                  .pool = e->pool,
+                                  .num_pages = pages,
+                                  .chunk_tokens = PREGATE_CHUNK,
+                                  .max_extend = e->max_heads,
+                                  .num_moe_layers = e->options.config->num_moe_layers,
+                                  .top_k = e->options.config->top_k,
+                                  .share = e->options.prefix_cache};
+}
+
 /* Pages of both caches from one budget: the pre-gating network's cache also holds what still waits, so it
  * gets twice as many. */
 static fs_status split_pages(fs_engine *e, uint32_t *pages, fs_detail *detail)
 {
     size_t backbone = fs_kv_page_bytes(fs_backbone_kv_shape(e->options.backbone));
-    size_t pregate = fs_kv_page_bytes(fs_pregate_kv_shape(e->options.pregate));
+    const fs_lookahead_options lookahead = lookahead_options(e, 0);
+    size_t pregate = fs_lookahead_page_bytes(&lookahead);
     if (backbone == 0 || pregate == 0 || pregate > (SIZE_MAX - backbone) / 2)
         return fs_fail(detail, FS_INVALID, "kv-cache: a page of this model does not fit in memory");
     uint64_t n = e->options.kv_bytes / (backbone + 2 * pregate);
@@ -108,19 +122,6 @@ static fs_status create_sched(fs_engine *e, uint32_t pages, fs_detail *detail)
     return st;
 }
 
-static fs_status create_lookahead(fs_engine *e, uint32_t pages)
-{
-    fs_lookahead_options lo = {.pregate = e->options.pregate,
-                               .worker = e->worker,
-                               .pool = e->pool,
-                               .num_pages = 2 * pages,
-                               .chunk_tokens = PREGATE_CHUNK,
-                               .max_extend = e->max_heads,
-                               .num_moe_layers = e->options.config->num_moe_layers,
-                               .top_k = e->options.config->top_k};
-    return fs_lookahead_create(&lo, &e->lookahead);
-}
-
 static fs_status alloc_tables(fs_engine *e)
 {
     uint32_t slots = e->options.max_running + e->options.max_waiting;
@@ -148,7 +149,8 @@ static fs_status build(fs_engine *e, fs_detail *detail)
     if (st == FS_OK) st = fs_kv_pool_create(fs_backbone_kv_shape(e->options.backbone), pages, &e->kv);
     if (st == FS_OK) st = fs_pool_create(e->options.threads, &e->pool);
     if (st == FS_OK) st = fs_worker_create(e->loop, "fs-compute", 1, &e->worker);
-    if (st == FS_OK) st = create_lookahead(e, pages);
+    const fs_lookahead_options lookahead = lookahead_options(e, 2 * pages);
+    if (st == FS_OK) st = fs_lookahead_create(&lookahead, &e->lookahead);
     if (st == FS_OK) st = alloc_tables(e);
     if (st != FS_OK && detail && !detail->text[0])
         return fs_fail(detail, st, "engine: %s (kv-cache %llu bytes)", fs_status_name(st),
@@ -365,6 +367,7 @@ void fs_engine_get_stats(fs_engine *e, fs_engine_stats *out)
     out->preemptions = counts.preemptions;
     out->tokens_again = counts.tokens_again;
     out->tokens_found = counts.tokens_found;
+    out->routes_found = fs_lookahead_tokens_found(e->lookahead);
     fs_lookahead_get_pages(e->lookahead, &out->pregate_pages_used, &out->pregate_pages_total);
     out->pregate_ns = fs_lookahead_busy_ns(e->lookahead);
 }

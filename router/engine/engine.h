@@ -121,6 +121,7 @@ typedef struct {
     uint64_t preemptions,
         tokens_again;      /* sequences that gave up their pages; rows that ran once more for it */
     uint64_t tokens_found; /* of prompts: in the cache, and not run */
+    uint64_t routes_found; /* the same for the pre-gating network */
     /* Worker time. experts_wait: no job, and a lane waits for experts; idle: neither. */
     int64_t pregate_ns, attention_ns, head_ns, sample_ns, experts_wait_ns, idle_ns;
 } fs_engine_stats;

@@ -18,8 +18,12 @@ typedef struct {
         chunk_tokens; /* a job's tokens at most, so that a long prompt does not hold up the micro-batches */
     uint32_t max_extend; /* sequences of one fs_lookahead_extend at most */
     uint32_t num_moe_layers, top_k;
+    bool
+        share; /* full pages, and the routes of their tokens, between sequences that begin alike (sched/pages.h) */
 } fs_lookahead_options;
 
+/* A page's keys and values, and its tokens' routes if they are shared; 0: it does not fit in memory. */
+size_t fs_lookahead_page_bytes(const fs_lookahead_options *options);
 FS_MUST_USE fs_status fs_lookahead_create(const fs_lookahead_options *options, fs_lookahead **out);
 void fs_lookahead_destroy(
     fs_lookahead *lookahead); /* after the worker has ended; items must be gone or never looked at again */
@@ -38,7 +42,8 @@ struct fs_lookahead_item {
     fs_job job;
     fs_lookahead *lookahead;
     fs_lookahead_item *next, *previous; /* in the line for pages */
-    uint32_t num_pages;                 /* held */
+    uint32_t num_pages, num_published;  /* held; of these, the first that others can find */
+    uint32_t tokens_found;              /* of the prompt: their routes were found */
     bool waiting, running, cancelled;
     fs_status status;
 };
@@ -51,6 +56,8 @@ FS_MUST_USE fs_status fs_lookahead_begin(fs_lookahead *lookahead, fs_lookahead_i
 bool fs_lookahead_end(fs_lookahead_item *item);
 /* One waits for pages: whoever begins now waits behind it. Thread: loop. */
 bool fs_lookahead_is_full(const fs_lookahead *lookahead);
+/* Tokens whose routes were found with pages of earlier sequences, since creation. */
+uint64_t fs_lookahead_tokens_found(const fs_lookahead *lookahead);
 void fs_lookahead_get_pages(const fs_lookahead *lookahead, uint32_t *used, uint32_t *total);
 
 /* The routes of one token more for each of n items: the token at table->num_tokens. status [n]. Thread: the

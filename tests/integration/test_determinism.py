@@ -77,7 +77,7 @@ def test_tokens_do_not_depend_on_scheduling(batching, prefix, pages, preemption,
     assert (stats.preemptions > 0) == (pages == "few" and preemption == "on")
     assert (stats.tokens_recomputed > 0) == (stats.preemptions > 0)
     assert (stats.prompt_tokens_cached > 0) == (prefix == "on")
-    assert (stats.kv_pages_cached > 0) == (prefix == "on")
+    assert (stats.kv_pages_cached > 0) == (stats.routes_cached > 0) == (prefix == "on")
 
 
 def test_two_routers_give_the_same(pb, alone, cluster_of):

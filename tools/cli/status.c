@@ -115,6 +115,7 @@ static json_t *router_json(const Foresight__V1__RouterStats *s)
         {"preemptions", s->preemptions},
         {"tokens_recomputed", s->tokens_recomputed},
         {"prompt_tokens_cached", s->prompt_tokens_cached},
+        {"routes_cached", s->routes_cached},
     };
     json_object_set_new(object, "name", json_string(s->name));
     json_object_set_new(object, "version", json_string(s->version));

@@ -60,7 +60,7 @@ static int teardown(void **state)
     return uv_loop_close(&f.loop);
 }
 
-static void create(uint32_t pages, uint32_t chunk)
+static void create_with(uint32_t pages, uint32_t chunk, bool share)
 {
     fs_lookahead_options o = {.pregate = f.pregate,
                               .worker = f.worker,
@@ -69,8 +69,14 @@ static void create(uint32_t pages, uint32_t chunk)
                               .chunk_tokens = chunk,
                               .max_extend = ITEMS,
                               .num_moe_layers = f.config.num_moe_layers,
-                              .top_k = f.config.top_k};
+                              .top_k = f.config.top_k,
+                              .share = share};
     assert_int_equal(fs_lookahead_create(&o, &f.lookahead), FS_OK);
+}
+
+static void create(uint32_t pages, uint32_t chunk)
+{
+    create_with(pages, chunk, false);
 }
 
 static void on_done(fs_lookahead_item *item, fs_status status)
@@ -205,6 +211,37 @@ static void more_than_the_pool_is_refused(void **state)
     assert_true(fs_lookahead_end(&f.items[1].item));
 }
 
+/* The same prompt again, beside the first and after one: the same routes, and for tokens said later, too. */
+static void an_equal_beginning_gives_the_same_routes_without_being_run(void **state)
+{
+    create_with(12, 7, true);
+    assert_int_equal(begin(0, 40, 60), FS_OK);
+    run_until_done(0);
+    assert_int_equal(fs_lookahead_tokens_found(f.lookahead), 0);
+    while (f.items[0].table.num_tokens < 50) extend_on_this_thread(0);
+    const fs_route_table *want = &f.items[0].table;
+    size_t entries = (size_t)50 * want->num_moe_layers * want->top_k;
+    for (int i = 1; i < 3; i++) {
+        if (i == 2) assert_true(fs_lookahead_end(&f.items[1].item));
+        assert_int_equal(begin(i, 40, 60), FS_OK);
+        run_until_done(i);
+        assert_int_equal(fs_lookahead_tokens_found(f.lookahead), 32 * i);
+        while (f.items[i].table.num_tokens < 50) extend_on_this_thread(i);
+        const fs_route_table *got = &f.items[i].table;
+        assert_memory_equal(got->expert, want->expert, entries * sizeof *want->expert);
+        assert_memory_equal(got->weight, want->weight, entries * sizeof *want->weight);
+    }
+    assert_true(fs_lookahead_end(&f.items[2].item));
+    assert_true(fs_lookahead_end(&f.items[0].item));
+    assert_int_equal(pages_used(), 0);
+    /* What was said is found as well: three pages of 50 tokens, for a prompt that repeats them. */
+    assert_int_equal(begin(3, 50, 60), FS_OK);
+    run_until_done(3);
+    assert_int_equal(fs_lookahead_tokens_found(f.lookahead), 64 + 48);
+    assert_memory_equal(f.items[3].table.expert, want->expert, entries * sizeof(uint16_t));
+    assert_true(fs_lookahead_end(&f.items[3].item));
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -214,6 +251,7 @@ int main(void)
         T(one_that_leaves_the_line_lets_those_behind_it_pass),
         T(ended_while_its_job_runs_it_is_told_once_and_pages_come_back),
         T(more_than_the_pool_is_refused),
+        T(an_equal_beginning_gives_the_same_routes_without_being_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
