@@ -72,6 +72,8 @@ def test_tokens_do_not_depend_on_scheduling(batching, prefix, pages, preemption,
     client = cluster.client()
     for _ in range(2):  # the second time with a cache that is full of the first
         assert run_all(client, requests(pb), streams=40) == alone
+    for _ in range(2):  # of two alone, the second finds what the first left
+        assert run_one(client, requests(pb)["long"]) == alone["long"]
     stats = cluster.idle()
     assert stats.requests_failed == 0 and stats.requests_finished == stats.requests_accepted
     assert (stats.preemptions > 0) == (pages == "few" and preemption == "on")
