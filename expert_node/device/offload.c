@@ -150,31 +150,31 @@ static void run_items(fs_offload *o, const fs_device_item *items, fs_offload_bat
     o->stats.batches += n;
 }
 
+/* Whether one more fits in the run that is being made. */
+static bool has_room(const fs_offload *o, const fs_device_item *items, uint32_t n)
+{
+    return n < MAX_ITEMS && fs_device_fits(o->device, items, n + 1);
+}
+
 void fs_offload_run(fs_offload *o, fs_offload_batch *batches, uint32_t num_batches)
 {
-    fs_device_item items[MAX_ITEMS];
-    fs_offload_batch *of[MAX_ITEMS];
+    fs_device_item items[MAX_ITEMS + 1] = {0};
+    fs_offload_batch *of[MAX_ITEMS + 1] = {0};
     uint32_t n = 0;
     o->run++;
     for (uint32_t i = 0; i < num_batches; i++) {
         fs_offload_batch *batch = &batches[i];
         batch->done = false;
         if (!o->stats.alive || !bring(o, batch)) continue;
-        const fs_device_item item = {.expert = o->key[batch->key].expert, .rows = batch->rows};
-        if (!fs_device_fits(o->device, &item, 1)) continue;
-        items[n] = item;
         of[n] = batch;
-        if (n + 1 < MAX_ITEMS && fs_device_fits(o->device, items, n + 1)) {
-            n++;
-            continue;
+        items[n] = (fs_device_item){.expert = o->key[batch->key].expert, .rows = batch->rows};
+        if (n > 0 && !has_room(o, items, n)) {
+            run_items(o, items, of, n);
+            of[0] = of[n];
+            items[0] = items[n];
+            n = 0;
         }
-        /* Full with the last one: those before it go now. */
-        bool fits = fs_device_fits(o->device, items, n + 1);
-        run_items(o, items, of, fits ? n + 1 : n);
-        n = 0;
-        if (fits) continue;
-        items[n] = item;
-        of[n++] = batch;
+        n += has_room(o, items, n); /* one that does not fit alone is the CPU's */
     }
     run_items(o, items, of, n);
     for (uint32_t i = 0; i < num_batches; i++) o->stats.refused += !batches[i].done;
