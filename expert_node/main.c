@@ -27,6 +27,7 @@ typedef struct {
     uv_timer_t drain_timer, watchdog;
     fs_store *store;
     fs_exec *exec;
+    fs_offload *device;
     fs_fabric *fabric;
     fs_rpc *rpc;
     fs_member *member;
@@ -247,6 +248,50 @@ static fs_status start_store(node *n, fs_detail *detail)
     return fs_store_create(&n->loop, &options, &n->store, detail);
 }
 
+/* "cuda" or "cuda:N". false: neither. */
+static bool parse_cuda(const char *text, uint32_t *index)
+{
+    char *end = NULL;
+    *index = 0;
+    if (strcmp(text, "cuda") == 0) return true;
+    if (strncmp(text, "cuda:", 5) != 0 || text[5] < '0' || text[5] > '9') return false;
+    unsigned long n = strtoul(text + 5, &end, 10);
+    *index = n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+    return *end == 0;
+}
+
+/* *out stays NULL where the CPU is to compute. */
+static fs_status open_driver(const char *device, fs_gpu_driver **out, fs_detail *detail)
+{
+    uint32_t index = 0;
+    fs_detail why = {0};
+    if (strcmp(device, "cpu") == 0) return FS_OK;
+    if (strcmp(device, "emulated") == 0) return fs_gpu_open_emulated(&(fs_gpu_emulation){0}, out, detail);
+    if (parse_cuda(device, &index)) {
+        fs_status st = fs_gpu_open_cuda(index, NULL, out, detail);
+        return st == FS_OK ? st : fs_fail_in(detail, st, "--device %s", device);
+    }
+    if (strcmp(device, "auto") != 0)
+        return fs_fail(detail, FS_INVALID, "--device: '%s' is none of auto, cpu, cuda, cuda:N, emulated",
+                       device);
+    if (fs_gpu_open_cuda(0, NULL, out, &why) != FS_OK) fs_log_debug("no_device", "text=\"%s\"", why.text);
+    return FS_OK;
+}
+
+static fs_status start_device(node *n, fs_detail *detail)
+{
+    fs_gpu_driver *driver = NULL;
+    const fs_offload_options options = {.num_keys = fs_store_num_experts(n->store),
+                                        .memory_bytes = n->options.device_memory_bytes};
+    fs_status st = open_driver(n->options.device, &driver, detail);
+    if (st == FS_OK && driver) st = fs_offload_create(driver, &options, &n->device, detail);
+    if (st != FS_OK || !n->device) return st;
+    const fs_gpu_driver *d = fs_offload_driver(n->device);
+    fs_log_info("device", "name=\"%s\" multiprocessors=%u memory_bytes=%" PRIu64, d->name, d->num_sms,
+                d->memory_bytes);
+    return FS_OK;
+}
+
 static fs_status start_fabric(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], fs_detail *detail)
 {
     fs_fabric_options options;
@@ -259,6 +304,7 @@ static fs_status start_fabric(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], 
                             .threads = n->options.member.threads,
                             .inline_ns = (uint64_t)n->options.inline_ns,
                             .split_ns = (uint64_t)n->options.split_ns,
+                            .device = n->device,
                             .queue_rows = n->options.queue_rows,
                             .queue_dispatches = n->options.queue_dispatches,
                             .max_message = options.max_message};
@@ -311,6 +357,7 @@ static void start_handles(node *n)
 static fs_status start(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], fs_detail *detail)
 {
     fs_status st = start_store(n, detail);
+    if (st == FS_OK) st = start_device(n, detail);
     if (st == FS_OK) st = start_fabric(n, key, detail);
     if (st == FS_OK) st = start_member(n, detail);
     if (st != FS_OK) return st;
@@ -332,6 +379,7 @@ static int run(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES])
     }
     uv_run(&n->loop, UV_RUN_DEFAULT);
     FS_ASSERT(uv_loop_close(&n->loop) == 0);
+    fs_offload_destroy(n->device);
     fs_log_info("stopped", "code=%d", n->exit_code);
     return n->exit_code;
 }

@@ -23,6 +23,18 @@ static const fs_conf_option table[] = {
      .help = "Which experts stay in memory where not all fit: lookahead goes by what routers tell of the "
              "tokens to "
              "come, the others by the past alone."},
+    {.name = "device",
+     .type = FS_CONF_STRING,
+     .offset = AT(device),
+     .default_text = "auto",
+     .value_name = "DEVICE",
+     .help = "What computes: auto (the first CUDA device, else the CPU), cpu, cuda or cuda:N, or emulated (a "
+             "CUDA device's kernels as loops, for tests)."},
+    {.name = "device-memory",
+     .type = FS_CONF_BYTES,
+     .offset = AT(device_memory_bytes),
+     .default_text = "0",
+     .help = "Memory of the device for experts; 0: as much as it has."},
     {.name = "load-threads",
      .type = FS_CONF_U32,
      .offset = AT(load_threads),

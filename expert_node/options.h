@@ -8,6 +8,8 @@ typedef struct {
     fs_member_conf member;
     uint64_t memory_bytes;
     uint32_t cache; /* fs_cache_policy */
+    const char *device;
+    uint64_t device_memory_bytes;
     uint32_t load_threads, queue_rows, queue_dispatches;
     int64_t drain_ns, inline_ns, split_ns;
 } fs_node_options;

@@ -24,24 +24,19 @@ struct fs_offload {
 
 /* ---- life ---- */
 
-fs_status fs_offload_create(fs_gpu_driver *driver, const fs_expert *example,
-                            const fs_offload_options *options, fs_offload **out, fs_detail *detail)
+fs_status fs_offload_create(fs_gpu_driver *driver, const fs_offload_options *options, fs_offload **out,
+                            fs_detail *detail)
 {
     fs_device *device = NULL;
     const fs_device_options device_options = {.num_runs = 1, .expert_bytes = options->memory_bytes};
     fs_status st = fs_device_open(driver, &device_options, &device, detail);
     if (st != FS_OK) return st;
-    fs_offload *o = NULL;
-    st = fs_device_supports(example, detail);
-    if (st == FS_OK) {
-        o = calloc(1, sizeof *o);
-        if (o) o->key = calloc(options->num_keys, sizeof *o->key);
-        if (!o || !o->key) st = fs_fail(detail, FS_NO_MEMORY, "no memory for the experts of a device");
-    }
-    if (st != FS_OK) {
+    fs_offload *o = calloc(1, sizeof *o);
+    if (o) o->key = calloc(options->num_keys, sizeof *o->key);
+    if (!o || !o->key) {
         fs_device_close(device);
         free(o);
-        return st;
+        return fs_fail(detail, FS_NO_MEMORY, "no memory for the experts of a device");
     }
     o->device = device;
     o->num_keys = options->num_keys;
@@ -94,6 +89,15 @@ static void fail(fs_offload *o, const char *what)
                  fs_offload_driver(o)->error);
 }
 
+/* Experts of one model are of one kind. */
+static void refuse(fs_offload *o, const fs_expert *expert)
+{
+    fs_detail why = {0};
+    if (fs_device_supports(expert, &why) == FS_OK) return;
+    o->stats.alive = false;
+    fs_log_warn("device_unused", "device=\"%s\" text=\"%s\"", fs_offload_driver(o)->name, why.text);
+}
+
 /* ---- experts ---- */
 
 /* Lets go of the one that was used longest ago, if this run does not use it. */
@@ -124,6 +128,7 @@ static bool upload(fs_offload *o, resident *r, const fs_expert *expert)
         return true;
     }
     if (st == FS_UNAVAILABLE) fail(o, "upload");
+    if (st == FS_UNSUPPORTED) refuse(o, expert);
     r->expert = NULL; /* one whose upload ended is gone with it */
     return false;
 }

@@ -12,10 +12,9 @@ typedef struct {
     uint64_t memory_bytes; /* of the device, for experts; 0: as much as it has */
 } fs_offload_options;
 
-/* Takes the driver, also when it fails. example: any expert of the model. FS_UNSUPPORTED: there is no kernel for such experts; FS_NO_MEMORY. */
-FS_MUST_USE fs_status fs_offload_create(fs_gpu_driver *driver, const fs_expert *example,
-                                        const fs_offload_options *options, fs_offload **out,
-                                        fs_detail *detail);
+/* Takes the driver, also when it fails. FS_NO_MEMORY; FS_UNAVAILABLE: the device failed. */
+FS_MUST_USE fs_status fs_offload_create(fs_gpu_driver *driver, const fs_offload_options *options,
+                                        fs_offload **out, fs_detail *detail);
 /* Nothing is running. NULL is allowed. */
 void fs_offload_destroy(fs_offload *offload);
 const fs_gpu_driver *fs_offload_driver(const fs_offload *offload);
@@ -32,7 +31,7 @@ typedef struct {
 void fs_offload_run(fs_offload *offload, fs_offload_batch *batches, uint32_t num_batches);
 
 typedef struct {
-    bool alive;                                          /* it has not failed */
+    bool alive; /* it has not failed, and there are kernels for the model's experts */
     uint64_t runs, batches, uploads, evictions, refused; /* refused: batches that were left to the CPU */
     uint64_t resident_bytes;
     uint32_t resident; /* experts */

@@ -352,6 +352,7 @@ fs_status fs_exec_create(uv_loop_t *loop, const fs_exec_options *options, fs_exe
     exec->threads = options->threads;
     exec->inline_ns = options->inline_ns;
     exec->split_ns = options->split_ns;
+    exec->device = options->device;
     FS_ASSERT(uv_idle_init(loop, &exec->begin) == 0);
     exec->begin.data = exec;
     exec->num_slots = options->queue_dispatches;

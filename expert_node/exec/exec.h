@@ -3,6 +3,7 @@
 #ifndef FS_EXEC_EXEC_H
 #define FS_EXEC_EXEC_H
 
+#include "device/offload.h"
 #include "fabric/fabric.h"
 #include "store/store.h"
 
@@ -27,6 +28,7 @@ typedef struct {
     uint64_t
         inline_ns; /* what waits and should take less than this runs on the loop; 0: threads compute everything */
     uint64_t split_ns;  /* a batch is divided over idle threads if each has so much to do; 0: never */
+    fs_offload *device; /* what it can do it does; NULL: none. Borrowed; it is run on a thread of its own */
     size_t max_message; /* of the fabric: a dispatch whose result would be larger is refused */
 } fs_exec_options;
 
@@ -53,6 +55,7 @@ void fs_exec_when_idle(fs_exec *exec, void (*idle)(void *arg), void *arg);
 
 typedef struct {
     uint64_t dispatches, rows_computed, batches, batches_split, jobs, refused_groups, compute_ns;
+    uint64_t device_batches;       /* of batches: computed by the device */
     uint64_t hints;                /* messages */
     uint32_t pending, queued_rows; /* now */
 } fs_exec_stats;

@@ -37,6 +37,8 @@ enum { FS_EXEC_MAX_ROUTERS = 256 };
 /* One expert over rows [first_row, first_row + num_rows) of its job. */
 typedef struct {
     fs_held *held;
+    uint32_t key;
+    bool on_device;
     uint32_t first_row, num_rows, first_piece, num_pieces;
     fs_wire_status status;
     int64_t ns, threads_ns; /* as the clock says; of all threads together */
@@ -87,6 +89,10 @@ struct fs_exec {
     fs_exec_job *jobs, *free_job; /* [threads] */
     fs_exec_job *loop_job;        /* the loop's own */
     bool phases_made;
+    fs_offload *device;       /* NULL: there is none, or it failed */
+    fs_worker *device_worker; /* one thread, if there was one */
+    fs_exec_job *device_job;
+    bool device_busy;
     fs_exec_helper *helpers, *free_helper; /* [threads] */
     uint32_t threads, threads_busy;
     uint64_t inline_ns, split_ns;

@@ -47,6 +47,28 @@ static int64_t take_part(fs_exec_job *job)
     return fs_clock_now(fs_clock_system()) - start;
 }
 
+/* What the device leaves undone runs here, too: it is little, or the last that the device was asked for. */
+static void run_on_device(fs_job *base)
+{
+    fs_exec_job *job = (fs_exec_job *)base;
+    fs_offload_batch batch[FS_EXEC_JOB_BATCHES];
+    int64_t start = fs_clock_now(fs_clock_system());
+    for (uint32_t i = 0; i < job->num_batches; i++)
+        batch[i] = (fs_offload_batch){.key = job->batches[i].key,
+                                      .expert = fs_held_expert(job->batches[i].held),
+                                      .rows = rows_of(job, &job->batches[i])};
+    fs_offload_run(job->exec->device, batch, job->num_batches);
+    int64_t ns = fs_clock_now(fs_clock_system()) - start;
+    for (uint32_t i = 0; i < job->num_batches; i++) {
+        fs_exec_batch *b = &job->batches[i];
+        b->on_device = batch[i].done;
+        if (b->on_device)
+            b->ns = b->threads_ns = ns * b->num_rows / job->num_rows;
+        else
+            run_batch(job, b);
+    }
+}
+
 static void run_job(fs_job *base)
 {
     fs_exec_job *job = (fs_exec_job *)base;
@@ -80,6 +102,7 @@ static void credit(fs_exec *exec, const fs_exec_job *job, const fs_exec_batch *b
     uint64_t row_ns = (uint64_t)batch->threads_ns / batch->num_rows;
     exec->row_ns = exec->row_ns ? (15 * exec->row_ns + row_ns) / 16 + 1 : row_ns + 1;
     exec->stats.batches++;
+    exec->stats.device_batches += batch->on_device;
     exec->stats.rows_computed += batch->num_rows;
     exec->stats.compute_ns += (uint64_t)batch->ns;
 }
@@ -150,6 +173,7 @@ static bool add_batch(fs_exec *exec, fs_exec_job *job)
     uint32_t key, num_pieces = fs_batcher_next(exec->batcher, room, &key, pieces);
     fs_exec_batch batch = {
         .first_row = job->num_rows, .first_piece = job->num_pieces, .num_pieces = num_pieces};
+    batch.key = key;
     fs_status st = fs_store_acquire(exec->store, key,
                                     &batch.held); /* before the claim of those who waited goes */
     fs_exec_rows_left(exec, key);
@@ -218,8 +242,37 @@ static void post(fs_exec *exec, fs_exec_job *job, uint32_t idle)
     }
 }
 
+static void device_done(fs_job *base)
+{
+    fs_exec_job *job = (fs_exec_job *)base;
+    fs_exec *exec = job->exec;
+    fs_offload_stats stats;
+    exec->device_busy = false;
+    fs_offload_get_stats(exec->device, &stats);
+    if (!stats.alive) exec->device = NULL; /* the CPU goes on alone */
+    exec->stats.jobs++;
+    credit_job(exec, job);
+    fs_exec_start_jobs(exec);
+}
+
+/* One job at a time: what comes meanwhile is more rows for each expert of the next one. */
+static void start_device(fs_exec *exec)
+{
+    while (!exec->device_busy && fs_batcher_num_ready(exec->batcher) > 0) {
+        fs_exec_job *job = exec->device_job;
+        fill_job(exec, job, FS_EXEC_JOB_BATCHES);
+        if (job->num_batches == 0) continue; /* all of it was dropped */
+        exec->device_busy = true;
+        fs_worker_post(exec->device_worker, &job->job);
+    }
+}
+
 void fs_exec_start_jobs(fs_exec *exec)
 {
+    if (exec->device) {
+        start_device(exec);
+        return;
+    }
     while (is_little(exec) && fs_batcher_num_ready(exec->batcher) > 0) {
         fill_job(exec, exec->loop_job, FS_EXEC_JOB_BATCHES);
         run_job(&exec->loop_job->job);
@@ -266,12 +319,24 @@ fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop)
         exec->free_helper = &exec->helpers[i];
     }
     exec->phases_made = true;
-    return fs_worker_create(loop, "expert", exec->threads, &exec->worker);
+    fs_status st = fs_worker_create(loop, "expert", exec->threads, &exec->worker);
+    if (st != FS_OK || !exec->device) return st;
+    exec->device_job = new_jobs(1);
+    if (!exec->device_job) return FS_NO_MEMORY;
+    exec->device_job->job = (fs_job){.run = run_on_device, .done = device_done};
+    exec->device_job->exec = exec;
+    exec->device_job->threads = 1;
+    return fs_worker_create(loop, "device", 1, &exec->device_worker);
 }
 
 void fs_exec_destroy_jobs(fs_exec *exec)
 {
+    fs_worker_destroy(exec->device_worker);
     fs_worker_destroy(exec->worker); /* joins: no batch is read or written from here on */
+    for (uint32_t b = 0; exec->device_busy && b < exec->device_job->num_batches; b++)
+        fs_store_release(exec->device_job->batches[b].held);
+    if (exec->device_job) free(exec->device_job->scratch);
+    free(exec->device_job);
     for (uint32_t i = 0; exec->jobs && i < exec->threads; i++) {
         fs_exec_job *job = &exec->jobs[i];
         bool running = true; /* one that never ran its `done` still holds its experts */

@@ -39,7 +39,10 @@ VARIANTS = {
     "scalar": dict(env={"FORESIGHT_ISA": "scalar"}),
     "avx2": dict(env={"FORESIGHT_ISA": "avx2"}),
     "avx512": dict(env={"FORESIGHT_ISA": "avx512"}),
+    "a device": dict(nodes=1, node={"device": "emulated"}),
 }
+if PRESET == "asan":
+    del VARIANTS["a device"]  # an emulated one, under a sanitizer, takes minutes; unit tests run it there
 
 
 if PRESET == "tsan":  # ten times slower, and about threads alone

@@ -83,13 +83,13 @@ static void new_subjects(subject s[KEYS])
     for (uint32_t i = 0; i < KEYS; i++) new_subject(&random, &s[i], 1 + i % MOST_ROWS);
 }
 
-static fs_offload *open_offload(const fs_gpu_emulation *emulation, const subject *s, uint64_t memory_bytes)
+static fs_offload *open_offload(const fs_gpu_emulation *emulation, uint64_t memory_bytes)
 {
     fs_gpu_driver *driver = NULL;
     fs_offload *o = NULL;
     const fs_offload_options options = {.num_keys = KEYS, .memory_bytes = memory_bytes};
     assert_int_equal(fs_gpu_open_emulated(emulation, &driver, NULL), FS_OK);
-    fs_status st = fs_offload_create(driver, &s->expert, &options, &o, NULL);
+    fs_status st = fs_offload_create(driver, &options, &o, NULL);
     assert_true(st == FS_OK || emulation->fail_after > 0);
     return st == FS_OK ? o : NULL;
 }
@@ -117,7 +117,7 @@ static void batches_have_the_cpus_bytes_and_experts_stay(void **state)
     subject s[KEYS];
     fs_offload_stats stats;
     new_subjects(s);
-    fs_offload *o = open_offload(&(fs_gpu_emulation){.seed = 3}, s, 0);
+    fs_offload *o = open_offload(&(fs_gpu_emulation){.seed = 3}, 0);
     for (int i = 0; i < 3; i++) assert_int_equal(run_all(o, s), KEYS);
     fs_offload_get_stats(o, &stats);
     assert_true(stats.alive && stats.uploads == KEYS && stats.resident == KEYS && stats.evictions == 0);
@@ -131,12 +131,12 @@ static void what_does_not_fit_makes_room_or_is_left_to_the_cpu(void **state)
     subject s[KEYS];
     fs_offload_stats stats;
     new_subjects(s);
-    fs_offload *o = open_offload(&(fs_gpu_emulation){0}, s, 0);
+    fs_offload *o = open_offload(&(fs_gpu_emulation){0}, 0);
     assert_int_equal(run_all(o, s), KEYS);
     fs_offload_get_stats(o, &stats);
     uint64_t one = stats.resident_bytes / KEYS;
     fs_offload_destroy(o);
-    o = open_offload(&(fs_gpu_emulation){0}, s, 2 * one + one / 2);             /* two at a time */
+    o = open_offload(&(fs_gpu_emulation){0}, 2 * one + one / 2);                /* two at a time */
     for (int round = 0; round < 2; round++) assert_int_equal(run_all(o, s), 2); /* a run's own experts stay */
     for (uint32_t i = 0; i < KEYS; i++) {
         fs_offload_batch batch = {.key = i, .expert = &s[i].expert, .rows = s[i].rows};
@@ -158,7 +158,7 @@ static void any_failing_call_leaves_the_rest_to_the_cpu(void **state)
     new_subjects(s);
     for (uint64_t call = 1; call < 200; call++) {
         const fs_gpu_emulation emulation = {.fail_after = call, .fail_with = FS_UNAVAILABLE, .seed = call};
-        fs_offload *o = open_offload(&emulation, s, 0);
+        fs_offload *o = open_offload(&emulation, 0);
         if (!o) continue; /* opening failed */
         fs_offload_stats stats;
         uint32_t done = run_all(o, s) + run_all(o, s);
@@ -172,12 +172,30 @@ static void any_failing_call_leaves_the_rest_to_the_cpu(void **state)
     for (int i = 0; i < KEYS; i++) free_subject(&s[i]);
 }
 
+static void experts_without_a_kernel_are_left_to_the_cpu(void **state)
+{
+    subject s;
+    fs_random random = {4};
+    fs_offload_stats stats;
+    new_subject(&random, &s, 1);
+    fs_offload *o = open_offload(&(fs_gpu_emulation){0}, 0);
+    fs_expert dense = s.expert;
+    dense.storage = FS_EXPERTS_DENSE;
+    fs_offload_batch batch = {.expert = &dense, .rows = s.rows};
+    fs_offload_run(o, &batch, 1);
+    fs_offload_get_stats(o, &stats);
+    assert_true(!batch.done && !stats.alive && stats.refused == 1);
+    fs_offload_destroy(o);
+    free_subject(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batches_have_the_cpus_bytes_and_experts_stay),
         cmocka_unit_test(what_does_not_fit_makes_room_or_is_left_to_the_cpu),
         cmocka_unit_test(any_failing_call_leaves_the_rest_to_the_cpu),
+        cmocka_unit_test(experts_without_a_kernel_are_left_to_the_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -32,6 +32,7 @@ static struct {
     sent sent[MAX_RESULTS];
     uint32_t num_sent, kept, closed, idle;
     bool full; /* the port answers FS_EXHAUSTED */
+    fs_offload *device;
 } rig;
 
 static char marks[4];
@@ -111,6 +112,7 @@ static int set_up_little(void **state)
 static int tear_down(void **state)
 {
     fs_exec_destroy(rig.exec);
+    fs_offload_destroy(rig.device);
     assert_int_equal(rig.kept, 0);
     fs_store_destroy(rig.store);
     uv_close((uv_handle_t *)&rig.tick, NULL);
@@ -130,6 +132,7 @@ static void start_split(uint32_t threads, uint32_t queue_rows, uint32_t queue_di
                                .queue_dispatches = queue_dispatches,
                                .inline_ns = inline_ns,
                                .split_ns = split_ns,
+                               .device = rig.device,
                                .max_message = MAX_MESSAGE};
     assert_int_equal(fs_exec_create(&rig.loop, &options, &rig.exec), FS_OK);
 }
@@ -359,6 +362,49 @@ static void stop(void)
     rig.exec = NULL;
     for (uint32_t i = 0; i < rig.num_sent; i++) free(rig.sent[i].block);
     rig.num_sent = 0;
+}
+
+static void open_device(uint64_t fail_after)
+{
+    fs_gpu_driver *driver = NULL;
+    const fs_gpu_emulation emulation = {
+        .seed = fail_after, .fail_after = fail_after, .fail_with = FS_UNAVAILABLE};
+    const fs_offload_options options = {.num_keys = fs_store_num_experts(rig.store)};
+    assert_int_equal(fs_gpu_open_emulated(&emulation, &driver, NULL), FS_OK);
+    assert_int_equal(fs_offload_create(driver, &options, &rig.device, NULL), FS_OK);
+}
+
+static void a_device_computes_with_the_same_bits(void **state)
+{
+    fs_exec_stats stats;
+    open_device(0);
+    check_same_bits(0);
+    fs_exec_get_stats(rig.exec, &stats);
+    assert_true(stats.batches > 0);
+    assert_int_equal(stats.device_batches, stats.batches);
+}
+
+static void a_device_that_fails_is_followed_by_the_cpu(void **state)
+{
+    fs_exec_stats stats;
+    open_device(60); /* after it was opened, and while it works */
+    check_same_bits(0);
+    fs_exec_get_stats(rig.exec, &stats);
+    assert_true(stats.device_batches < stats.batches);
+}
+
+static void it_can_be_destroyed_while_a_device_runs(void **state)
+{
+    fs_random random = {6};
+    open_device(0);
+    start(2, 10000, 100);
+    dispatch *d = ready(0, 0, 3, 20, &random);
+    give(d, PEER(0));
+    uv_run(&rig.loop, UV_RUN_NOWAIT);
+    uv_run(&rig.loop, UV_RUN_NOWAIT);
+    stop();
+    assert_int_equal(rig.kept, 0);
+    end(d);
 }
 
 /* Three large batches one after the other, each while all threads are idle, then several at once. */
@@ -700,6 +746,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(rows_have_the_same_bits_in_a_batch_as_alone),
         TEST(little_work_is_done_on_the_loop_with_the_same_bits),
+        TEST(a_device_computes_with_the_same_bits),
+        TEST(a_device_that_fails_is_followed_by_the_cpu),
+        TEST(it_can_be_destroyed_while_a_device_runs),
         TEST(a_batch_that_is_divided_over_idle_threads_has_the_same_bits),
         TEST(it_can_be_destroyed_while_a_divided_batch_runs),
         TEST(an_expert_with_more_rows_than_a_call_takes_several),
