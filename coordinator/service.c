@@ -65,6 +65,17 @@ static void handle_register(void *arg, fs_rpc_call *call, const uint8_t *request
     fs_message_free(&r->base);
 }
 
+static fs_cluster_cache cache_of(const Foresight__V1__CacheStats *s)
+{
+    if (!s) return (fs_cluster_cache){0};
+    return (fs_cluster_cache){.memory_bytes = s->memory_bytes,
+                              .hits = s->hits,
+                              .misses = s->misses,
+                              .loaded_bytes = s->loaded_bytes,
+                              .prefetched_bytes = s->prefetched_bytes,
+                              .wasted_bytes = s->wasted_bytes};
+}
+
 static void handle_heartbeat(void *arg, fs_rpc_call *call, const uint8_t *request, size_t size)
 {
     fs_coordinator *co = arg;
@@ -78,6 +89,7 @@ static void handle_heartbeat(void *arg, fs_rpc_call *call, const uint8_t *reques
                                             .bytes_loaded = r->bytes_loaded,
                                             .rows_computed = r->rows_computed,
                                             .experts_loaded = r->experts_loaded,
+                                            .cache = cache_of(r->cache),
                                             .leaving = r->leaving};
     fs_detail detail = {0};
     fs_status st = fs_cluster_beat(&co->cluster, &heartbeat, now(), &detail);

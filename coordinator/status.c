@@ -7,6 +7,20 @@
 #include "coordinator.h"
 #include "rpc/message.h"
 
+static Foresight__V1__CacheStats *make_cache(fs_arena *arena, const fs_cluster_cache *cache)
+{
+    Foresight__V1__CacheStats *out = fs_arena_alloc(arena, sizeof(*out));
+    if (!out) return NULL;
+    foresight__v1__cache_stats__init(out);
+    out->memory_bytes = cache->memory_bytes;
+    out->hits = cache->hits;
+    out->misses = cache->misses;
+    out->loaded_bytes = cache->loaded_bytes;
+    out->prefetched_bytes = cache->prefetched_bytes;
+    out->wasted_bytes = cache->wasted_bytes;
+    return out;
+}
+
 static Foresight__V1__ClusterStatus__Member *make_member(fs_arena *arena, const fs_cluster_member *m,
                                                          const fs_cluster_share *shares, int64_t now_ns)
 {
@@ -26,7 +40,9 @@ static Foresight__V1__ClusterStatus__Member *make_member(fs_arena *arena, const 
     out->problem = (char *)m->problem;
     out->version = (char *)m->version;
     out->id = m->id;
-    return out;
+    if (m->cache.memory_bytes == 0) return out;
+    out->cache = make_cache(arena, &m->cache);
+    return out->cache ? out : NULL;
 }
 
 static bool add_members(fs_arena *arena, Foresight__V1__ClusterStatus *s, const fs_cluster *c,

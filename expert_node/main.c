@@ -32,7 +32,8 @@ typedef struct {
     fs_rpc *rpc;
     fs_member *member;
     char bound[128];
-    char problem[640]; /* as last told to the coordinator */
+    char problem[640];               /* as last told to the coordinator */
+    Foresight__V1__CacheStats cache; /* of the heartbeat that is being made */
     uint64_t told_epoch;
     bool announced, stopping;
     int exit_code;
@@ -117,6 +118,19 @@ static void on_store_change(void *arg)
     if (n->member) fs_member_touch(n->member);
 }
 
+static void fill_cache(node *n, const fs_cache_stats *cache, Foresight__V1__HeartbeatRequest *heartbeat)
+{
+    if (n->options.memory_bytes == 0) return;
+    foresight__v1__cache_stats__init(&n->cache);
+    n->cache.memory_bytes = n->options.memory_bytes;
+    n->cache.hits = cache->hits;
+    n->cache.misses = cache->misses + cache->late + cache->joined;
+    n->cache.loaded_bytes = cache->loaded_bytes;
+    n->cache.prefetched_bytes = cache->prefetched_bytes;
+    n->cache.wasted_bytes = cache->wasted_bytes;
+    heartbeat->cache = &n->cache;
+}
+
 static void fill_heartbeat(void *arg, Foresight__V1__HeartbeatRequest *heartbeat)
 {
     node *n = arg;
@@ -131,6 +145,7 @@ static void fill_heartbeat(void *arg, Foresight__V1__HeartbeatRequest *heartbeat
     heartbeat->bytes_loaded = stats.bytes_loaded;
     heartbeat->rows_computed = exec.rows_computed;
     heartbeat->problem = n->problem;
+    fill_cache(n, &stats.cache, heartbeat);
 }
 
 /* ---- stopping: leave, finish what is queued, close the fabric, then gRPC, then the rest; each step bounded ---- */

@@ -20,7 +20,7 @@ typedef struct {
      * for one without an assignment (`replica` empty) after one that had one: a coordinator that lost its memory takes nothing away.
      * Placements that were skipped over are never shown; epochs rise. May be NULL. */
     void (*on_placement)(void *arg, const Foresight__V1__Placement *placement);
-    /* Fills ready_epoch, experts_loaded, bytes_loaded, rows_computed, problem; name, instance and leaving are set. What it points to is
+    /* Fills ready_epoch, experts_loaded, bytes_loaded, rows_computed, problem, cache; name, instance and leaving are set. What it points to is
      * borrowed until it is called again. Nodes: ready_epoch is the assignment_epoch that is loaded and verified. May be NULL. */
     void (*fill_heartbeat)(void *arg, Foresight__V1__HeartbeatRequest *heartbeat);
     /* registered: the coordinator has accepted us (first, or again). Not registered: text says why, code is the answer's (UNAVAILABLE: not

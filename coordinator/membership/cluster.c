@@ -190,6 +190,7 @@ static void fill_member(fs_cluster_member *m, const fs_cluster_joining *who)
         /* What the earlier instance had loaded, this one has not. */
         m->ready_epoch = m->bytes_loaded = m->rows_computed = 0;
         m->experts_loaded = 0;
+        m->cache = (fs_cluster_cache){0};
         m->problem[0] = 0;
     }
     m->instance = who->instance;
@@ -278,6 +279,7 @@ fs_status fs_cluster_beat(fs_cluster *c, const fs_cluster_heartbeat *h, int64_t 
     m->experts_loaded = h->experts_loaded;
     m->bytes_loaded = h->bytes_loaded;
     m->rows_computed = h->rows_computed;
+    m->cache = h->cache;
     set_text(m->problem, sizeof(m->problem), h->problem);
     if (m->kind != FS_KIND_EXPERT_NODE) return FS_OK;
     m->ready_epoch = h->ready_epoch;

@@ -15,6 +15,11 @@ enum {
 typedef enum { FS_KIND_ROUTER = 1, FS_KIND_EXPERT_NODE = 2 } fs_member_kind;
 typedef enum { FS_NODE_LOADING = 1, FS_NODE_READY = 2, FS_NODE_DRAINING = 3, FS_NODE_LOST = 4 } fs_node_state;
 
+/* What a node with a limit of memory tells of its cache, sums since its start. memory_bytes 0: it has none. */
+typedef struct {
+    uint64_t memory_bytes, hits, misses, loaded_bytes, prefetched_bytes, wasted_bytes;
+} fs_cluster_cache;
+
 typedef struct {
     char name[64], address[256], rack[64], version[64];
     uint64_t instance;
@@ -28,6 +33,7 @@ typedef struct {
     /* of the last heartbeat */
     uint64_t ready_epoch, bytes_loaded, rows_computed;
     uint32_t experts_loaded;
+    fs_cluster_cache cache;
     char problem[256];
 } fs_cluster_member;
 
@@ -88,6 +94,7 @@ typedef struct {
     const char *name, *problem;
     uint64_t instance, ready_epoch, bytes_loaded, rows_computed;
     uint32_t experts_loaded;
+    fs_cluster_cache cache;
     bool leaving;
 } fs_cluster_heartbeat;
 

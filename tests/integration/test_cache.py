@@ -49,6 +49,9 @@ def test_texts_do_not_depend_on_what_is_in_memory(mode, pb, whole, cluster_of):
     nodes = wait_until(lambda: (n := nodes_of(control)) and all(m.bytes_loaded for m in n) and n, 20, "heartbeats tell")
     for m in nodes:
         assert m.experts_assigned == 96 and m.experts_loaded <= 32 and m.bytes_loaded <= THIRD
+        assert m.cache.memory_bytes == THIRD and m.cache.hits > 0 and m.cache.misses > 0
+        assert m.cache.loaded_bytes >= m.bytes_loaded and m.cache.wasted_bytes <= m.cache.prefetched_bytes
+        assert (m.cache.prefetched_bytes > 0) == (cache == "lookahead" and lookahead != "off")
     assert not control.status().problems
 
 

@@ -61,14 +61,24 @@ static json_t *fingerprint_json(uint64_t fingerprint)
     return json_string(text);
 }
 
+/* null: no limit of memory. */
+static json_t *cache_json(const Foresight__V1__CacheStats *c)
+{
+    if (!c) return json_null();
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "memory_bytes", (json_int_t)c->memory_bytes, "hits",
+                     (json_int_t)c->hits, "misses", (json_int_t)c->misses, "loaded_bytes",
+                     (json_int_t)c->loaded_bytes, "prefetched_bytes", (json_int_t)c->prefetched_bytes,
+                     "wasted_bytes", (json_int_t)c->wasted_bytes);
+}
+
 static json_t *member_json(const Foresight__V1__ClusterStatus__Member *m)
 {
-    return json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:f, s:s, s:s}", "name", m->name,
-                     "id", (int)m->id, "kind", kind_name(m->kind), "state", state_name(m->state), "address",
-                     m->address, "rack", m->rack, "experts_assigned", (int)m->experts_assigned,
+    return json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:f, s:s, s:s, s:o}", "name",
+                     m->name, "id", (int)m->id, "kind", kind_name(m->kind), "state", state_name(m->state),
+                     "address", m->address, "rack", m->rack, "experts_assigned", (int)m->experts_assigned,
                      "experts_loaded", (int)m->experts_loaded, "bytes_loaded", (json_int_t)m->bytes_loaded,
                      "rows_computed", (json_int_t)m->rows_computed, "silent_s", m->silent_s, "problem",
-                     m->problem, "version", m->version);
+                     m->problem, "version", m->version, "cache", cache_json(m->cache));
 }
 
 static json_t *cluster_json(const Foresight__V1__ClusterStatus *s)
@@ -129,6 +139,19 @@ static json_t *router_json(const Foresight__V1__RouterStats *s)
 
 /* ---- text ---- */
 
+static void print_cache(const Foresight__V1__ClusterStatus__Member *m)
+{
+    const Foresight__V1__CacheStats *c = m->cache;
+    if (!c || m->experts_loaded >= m->experts_assigned) return;
+    uint64_t claims = c->hits + c->misses;
+    printf("  %s: memory %.1f MB; %.1f %% of %" PRIu64
+           " uses found their expert there; %.1f MB read, %.1f MB "
+           "of it ahead, %.1f MB in vain\n",
+           m->name, (double)c->memory_bytes / 1e6, claims ? 100.0 * (double)c->hits / (double)claims : 0.0,
+           claims, (double)c->loaded_bytes / 1e6, (double)c->prefetched_bytes / 1e6,
+           (double)c->wasted_bytes / 1e6);
+}
+
 static void print_cluster(const Foresight__V1__ClusterStatus *s)
 {
     printf("model %s (%016" PRIx64 "), epoch %" PRIu64 ": %s\n",
@@ -147,6 +170,7 @@ static void print_cluster(const Foresight__V1__ClusterStatus *s)
         printf("%-14s %-7s %-9s %-22s %-8s %13s %12" PRIu64 " %14" PRIu64 " %7.1fs\n", m->name,
                kind_name(m->kind), state_name(m->state), m->address, m->rack[0] ? m->rack : "-", experts,
                m->bytes_loaded, m->rows_computed, m->silent_s);
+        print_cache(m);
         if (m->problem[0]) printf("  %s: %s\n", m->name, m->problem);
     }
 }
