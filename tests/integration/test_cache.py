@@ -1,5 +1,6 @@
 """Nodes whose memory holds a part of their experts: the same texts, whatever stays in memory, is read late, or cannot be read."""
 import itertools
+import json
 import shutil
 import signal
 
@@ -7,8 +8,9 @@ import grpc
 import pytest
 
 from cluster import DEMO
-from processes import PRESET, wait_until
+from processes import PRESET, run, wait_until
 from test_failure import Streams, longer
+from test_synth import SHAPE
 from workload import GOLDEN, requests, run_all, run_one
 
 EXPERT_BYTES = 25088  # of the demo model, 192 of them
@@ -126,3 +128,18 @@ def test_a_replica_serves_what_is_damaged_here(pb, whole, tmp_path, cluster_of):
     fields = requests(pb)
     assert run_all(client, fields, streams=16) == whole
     wait_until(lambda: any("cannot be used" in p for p in control.status().problems), 20, "status says it")
+
+
+@pytest.mark.parametrize("format,expert_bytes", [("free", 10_000), ("bf16", 3 * 96 * 128 * 2)])
+def test_other_formats_are_read_too(format, expert_bytes, bin_dir, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+    code, _, err = run("foresight", "synth", "--shape", tmp_path / "config.json", "--format", format, tmp_path / "model")
+    assert code == 0, err
+    ids = []
+    for memory in (0, 4 * expert_bytes, 100 * expert_bytes):  # a part of the 18 experts, and all of them
+        code, out, err = run("foresight", "generate", "--model", tmp_path / "model", "--expert-nodes", "1", "--expert-args",
+                             f"--memory {memory}", "--prompt", "Hello", "--ignore-eos", "--temperature", "0", "--max-tokens", "12",
+                             "--json")
+        assert code == 0, err
+        ids.append(json.loads(out)["token_ids"])
+    assert len(ids[0]) == 12 and ids[1] == ids[0] and ids[2] == ids[0]

@@ -281,6 +281,41 @@ static void dense_tensors(const fixture *f, fs_dtype dtype, tensor *tensors)
     }
 }
 
+static void check_weights(const fixture *f, uint32_t e, const fs_expert *expert)
+{
+    for (int i = 0; i < 3; i++) {
+        const fs_matrix *m = &expert->dense[i];
+        assert_int_equal((size_t)m->outs * m->cols, HIDDEN * INTER);
+        for (uint32_t k = 0; k < HIDDEN * INTER; k++) {
+            float v = m->is_bf16 ? fs_bf16_to_f32(((const fs_bf16 *)m->data)[k])
+                                 : ((const float *)m->data)[k];
+            assert_true(v == f->w[e][i][k]);
+        }
+    }
+}
+
+/* Each part in memory of its own, as a cache reads them. */
+static void check_moved(const fixture *f, uint32_t e, const fs_expert_range *range)
+{
+    uint8_t *part[3];
+    fs_expert expert;
+    void *widened = NULL;
+    bool half = range->part[0]->dtype == FS_DTYPE_F16;
+    for (int i = 0; i < 3; i++) {
+        part[i] = fs_alloc_aligned(range->part[i]->size);
+        memcpy(part[i], range->part[i]->data, range->part[i]->size);
+    }
+    assert_int_equal(
+        fs_expert_open_parts(&f->config, range, (const uint8_t *const *)part, &expert, &widened, NULL),
+        FS_OK);
+    assert_int_equal(widened != NULL, half);
+    assert_int_equal(fs_expert_widened_bytes(&f->config, range) > 0, half);
+    if (!half) assert_ptr_equal(expert.dense[1].data, part[1]);
+    check_weights(f, e, &expert);
+    free(widened);
+    for (int i = 0; i < 3; i++) free(part[i]);
+}
+
 static void check_dense(const fixture *f, bool expect_widened)
 {
     fs_tensors *set;
@@ -293,15 +328,8 @@ static void check_dense(const fixture *f, bool expect_widened)
         assert_int_equal(fs_expert_find(&f->config, set, LAYER, e, &range, &detail), FS_OK);
         assert_int_equal(fs_expert_open(&f->config, &range, &expert, &widened, &detail), FS_OK);
         assert_int_equal(widened != NULL, expect_widened);
-        for (int i = 0; i < 3; i++) {
-            const fs_matrix *m = &expert.dense[i];
-            assert_int_equal((size_t)m->outs * m->cols, HIDDEN * INTER);
-            for (uint32_t k = 0; k < HIDDEN * INTER; k++) {
-                float v = m->is_bf16 ? fs_bf16_to_f32(((const fs_bf16 *)m->data)[k])
-                                     : ((const float *)m->data)[k];
-                assert_true(v == f->w[e][i][k]);
-            }
-        }
+        check_weights(f, e, &expert);
+        check_moved(f, e, &range);
         free(widened);
     }
     fs_tensors_close(set);
