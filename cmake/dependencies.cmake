@@ -2,7 +2,7 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 foreach(dep "ucx" "grpc" "libprotobuf-c" "libuv" "jansson" "yaml-0.1" "libpcre2-8" "libutf8proc" "libxxhash" "libsodium"
-            "sqlite3" "openblas" "lapacke" "liburing")
+            "sqlite3" "openblas" "lapacke" "liburing" "hwloc")
   pkg_check_modules(${dep} REQUIRED IMPORTED_TARGET GLOBAL ${dep})
 endforeach()
 if(FS_TESTS)

@@ -13,6 +13,7 @@
 #include "compute/kernels.h"
 #include "exec/exec.h"
 #include "fabric/fabric.h"
+#include "numa/numa.h"
 #include "options.h"
 #include "rpc/member.h"
 #include "store/store.h"
@@ -23,6 +24,7 @@
 typedef struct {
     fs_node_options options;
     uv_loop_t loop;
+    fs_numa *numa;
     uv_signal_t term, interrupt;
     uv_timer_t drain_timer, watchdog;
     fs_store *store;
@@ -317,6 +319,7 @@ static fs_status start_fabric(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES], 
     fs_exec_options exec = {.port = &fs_exec_fabric,
                             .store = n->store,
                             .threads = n->options.member.threads,
+                            .numa = n->numa,
                             .inline_ns = (uint64_t)n->options.inline_ns,
                             .split_ns = (uint64_t)n->options.split_ns,
                             .device = n->device,
@@ -387,6 +390,9 @@ static int run(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES])
     fs_detail detail = {0};
     signal(SIGPIPE, SIG_IGN);
     start_handles(n);
+    if (n->options.numa == FS_NUMA_AUTO) n->numa = fs_numa_create(n->options.member.threads);
+    /* The threads that load experts inherit it; those that compute are bound. */
+    fs_numa_interleave_thread(n->numa);
     fs_status st = start(n, key, &detail);
     if (st != FS_OK) {
         fs_log_error("start_failed", "status=%s detail=\"%s\"", fs_status_name(st), detail.text);
@@ -395,6 +401,7 @@ static int run(node *n, const uint8_t key[FS_CLUSTER_KEY_BYTES])
     uv_run(&n->loop, UV_RUN_DEFAULT);
     FS_ASSERT(uv_loop_close(&n->loop) == 0);
     fs_offload_destroy(n->device);
+    fs_numa_destroy(n->numa);
     fs_log_info("stopped", "code=%d", n->exit_code);
     return n->exit_code;
 }

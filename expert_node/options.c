@@ -2,12 +2,14 @@
 #include "options.h"
 
 #include "base/clock.h"
+#include "numa/numa.h"
 
 #define AT(field) offsetof(fs_node_options, field)
 
 static const fs_conf_option table[] = {
     FS_MEMBER_CONF(fs_node_options, member, "expert-1",
                    "Where routers connect (fabric); port 0 takes a free one."),
+    FS_NUMA_CONF(fs_node_options, numa),
     {.name = "memory",
      .type = FS_CONF_BYTES,
      .offset = AT(memory_bytes),

@@ -11,6 +11,7 @@ typedef struct {
     const char *device;
     uint64_t device_memory_bytes;
     uint32_t load_threads, queue_rows, queue_dispatches;
+    uint32_t numa; /* FS_NUMA_AUTO, FS_NUMA_OFF */
     int64_t drain_ns, inline_ns, split_ns;
 } fs_node_options;
 

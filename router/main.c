@@ -16,6 +16,7 @@
 #include "dispatch/dispatcher.h"
 #include "engine/engine.h"
 #include "model.h"
+#include "numa/numa.h"
 #include "options.h"
 #include "rpc/member.h"
 
@@ -28,6 +29,7 @@ typedef struct {
     fs_router_options options;
     fs_router_model model;
     uv_loop_t loop;
+    fs_numa *numa;
     uv_signal_t term, interrupt;
     uv_timer_t stop_timer, watchdog;
     fs_worker *text_worker;
@@ -282,6 +284,7 @@ static fs_status start_engine(router *r, fs_detail *detail)
                                  .tokenizer = r->model.tokenizer,
                                  .dispatcher = r->dispatcher,
                                  .threads = o->member.threads,
+                                 .numa = r->numa,
                                  .kv_bytes = o->kv_cache_bytes,
                                  .max_running = o->max_running,
                                  .max_waiting = o->max_waiting,
@@ -389,6 +392,9 @@ static int run(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES])
     signal(SIGPIPE, SIG_IGN);
     snprintf(r->refusal, sizeof r->refusal, "the coordinator has not been reached");
     start_handles(r);
+    if (r->options.numa == FS_NUMA_AUTO) r->numa = fs_numa_create(r->options.member.threads);
+    /* The backbone's weights are read here, and used by all. */
+    fs_numa_interleave_thread(r->numa);
     fs_status st = fs_router_model_open(r->options.member.model, &r->model, &detail);
     if (st == FS_OK) st = start(r, key, &detail);
     if (st != FS_OK) {
@@ -399,6 +405,7 @@ static int run(router *r, const uint8_t key[FS_CLUSTER_KEY_BYTES])
     FS_ASSERT(uv_loop_close(&r->loop) == 0);
     end_trace(r);
     fs_router_model_close(&r->model);
+    fs_numa_destroy(r->numa);
     fs_log_info("stopped", "code=%d", r->exit_code);
     return r->exit_code;
 }

@@ -2,12 +2,14 @@
 #include "options.h"
 
 #include "base/clock.h"
+#include "numa/numa.h"
 
 #define AT(field) offsetof(fs_router_options, field)
 
 static const fs_conf_option table[] = {
     FS_MEMBER_CONF(fs_router_options, member, "router-1",
                    "Where clients connect (gRPC); port 0 takes a free one."),
+    FS_NUMA_CONF(fs_router_options, numa),
     {.name = "kv-cache",
      .type = FS_CONF_BYTES,
      .offset = AT(kv_cache_bytes),

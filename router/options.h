@@ -11,6 +11,7 @@ typedef struct {
     uint32_t max_running, max_waiting, step_tokens, prefill_chunk, micro_batches, batch_wait, lookahead;
     uint32_t batching;                 /* fs_batching */
     uint32_t prefix_cache, preemption; /* 0: off, 1: on */
+    uint32_t numa;                     /* FS_NUMA_AUTO, FS_NUMA_OFF */
     int64_t dispatch_timeout_ns, unavailable_after_ns, drain_ns;
 } fs_router_options;
 

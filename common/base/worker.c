@@ -10,10 +10,12 @@ typedef struct {
 } job_list;
 
 struct fs_worker {
-    pthread_mutex_t lock;   /* over waiting, finished and stopping */
+    pthread_mutex_t lock;   /* over waiting, finished, num_begun and stopping */
     pthread_cond_t changed; /* a job waits, or stopping */
     job_list waiting, finished;
+    uint32_t num_begun; /* threads that run: each takes it as its index */
     bool stopping;
+    fs_thread_hook hook;
     /* the loop's alone: */
     uv_async_t wake_loop; /* coalesces, so each wake-up drains the list */
     uint32_t in_flight, num_threads;
@@ -41,10 +43,19 @@ static fs_job *list_pop(job_list *list)
     return job;
 }
 
+static void begin_thread(fs_worker *worker)
+{
+    pthread_setname_np(pthread_self(), worker->name);
+    pthread_mutex_lock(&worker->lock);
+    uint32_t index = worker->num_begun++;
+    pthread_mutex_unlock(&worker->lock);
+    if (worker->hook.on_start) worker->hook.on_start(worker->hook.arg, index);
+}
+
 static void *thread_main(void *arg)
 {
     fs_worker *worker = arg;
-    pthread_setname_np(pthread_self(), worker->name);
+    begin_thread(worker);
     pthread_mutex_lock(&worker->lock);
     for (;;) {
         while (!worker->waiting.first && !worker->stopping)
@@ -96,6 +107,12 @@ static fs_status start_threads(fs_worker *worker, uint32_t num_threads)
 
 fs_status fs_worker_create(uv_loop_t *loop, const char *name, uint32_t num_threads, fs_worker **out)
 {
+    return fs_worker_create_hooked(loop, name, num_threads, (fs_thread_hook){0}, out);
+}
+
+fs_status fs_worker_create_hooked(uv_loop_t *loop, const char *name, uint32_t num_threads,
+                                  fs_thread_hook hook, fs_worker **out)
+{
     size_t bytes;
     if (num_threads == 0) return FS_INVALID;
     if (!fs_mul_size(num_threads, sizeof(pthread_t), &bytes)) return FS_NO_MEMORY;
@@ -107,6 +124,7 @@ fs_status fs_worker_create(uv_loop_t *loop, const char *name, uint32_t num_threa
         return FS_EXHAUSTED;
     }
     worker->wake_loop.data = worker;
+    worker->hook = hook;
     snprintf(worker->name, sizeof worker->name, "%s", name);
     pthread_mutex_init(&worker->lock, NULL);
     pthread_cond_init(&worker->changed, NULL);

@@ -5,6 +5,7 @@
 #include <uv.h>
 
 #include "base/status.h"
+#include "base/thread.h"
 
 /* A job is the caller's memory (usually the first member of a larger struct). It belongs to the worker from post until
  * done runs; it carries all that it needs. */
@@ -21,6 +22,9 @@ typedef struct fs_worker fs_worker;
 /* name: of the threads (at most 15 bytes), copied. Thread: loop, as all below. */
 FS_MUST_USE fs_status fs_worker_create(uv_loop_t *loop, const char *name, uint32_t num_threads,
                                        fs_worker **out);
+/* The same; each thread runs the hook (index < num_threads) before its first job, perhaps after this has returned. */
+FS_MUST_USE fs_status fs_worker_create_hooked(uv_loop_t *loop, const char *name, uint32_t num_threads,
+                                              fs_thread_hook hook, fs_worker **out);
 /* Never fails: jobs are linked, not copied. The number in flight is bounded by who owns the jobs. */
 void fs_worker_post(fs_worker *worker, fs_job *job);
 /* Jobs posted and not yet done. */

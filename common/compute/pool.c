@@ -16,6 +16,8 @@
 struct fs_pool {
     uint32_t num_threads;     /* the caller counts */
     pthread_t *thread;        /* [num_threads - 1] */
+    fs_thread_hook hook;      /* of the threads */
+    atomic_uint num_begun;    /* threads that run: each takes the next as its index */
     pthread_mutex_t run_lock; /* held by the caller whose run it is */
 
     fs_phases phases; /* of the open run. Set by the caller while the gate is closed and nobody is inside */
@@ -68,7 +70,8 @@ static uint32_t await_run(fs_pool *pool, uint32_t seen)
 static void *thread_main(void *arg)
 {
     fs_pool *pool = arg;
-    uint32_t seen = 0;
+    uint32_t seen = 0, index = atomic_fetch_add(&pool->num_begun, 1) + 1;
+    if (pool->hook.on_start) pool->hook.on_start(pool->hook.arg, index);
     for (;;) {
         seen = await_run(pool, seen);
         if (atomic_load(&pool->stop)) return NULL;
@@ -152,6 +155,11 @@ static void free_pool(fs_pool *pool)
 
 fs_status fs_pool_create(uint32_t num_threads, fs_pool **out)
 {
+    return fs_pool_create_hooked(num_threads, (fs_thread_hook){0}, out);
+}
+
+fs_status fs_pool_create_hooked(uint32_t num_threads, fs_thread_hook hook, fs_pool **out)
+{
     if (num_threads == 0 || num_threads > MAX_THREADS) return FS_INVALID;
     fs_pool *pool = aligned_alloc(_Alignof(fs_pool), sizeof *pool);
     pthread_t *thread = calloc(num_threads, sizeof *thread);
@@ -160,7 +168,7 @@ fs_status fs_pool_create(uint32_t num_threads, fs_pool **out)
         free(thread);
         return FS_NO_MEMORY;
     }
-    *pool = (fs_pool){.num_threads = num_threads, .thread = thread};
+    *pool = (fs_pool){.num_threads = num_threads, .thread = thread, .hook = hook};
     fs_phases_init(&pool->phases);
     pthread_mutex_init(&pool->run_lock, NULL);
     pthread_mutex_init(&pool->sleep_lock, NULL);

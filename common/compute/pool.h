@@ -2,12 +2,15 @@
 #ifndef FS_COMPUTE_POOL_H
 #define FS_COMPUTE_POOL_H
 
+#include "base/thread.h"
 #include "compute/phases.h"
 
 /* num_threads - 1 threads beside the caller. */
 typedef struct fs_pool fs_pool;
 
 FS_MUST_USE fs_status fs_pool_create(uint32_t num_threads, fs_pool **out); /* num_threads >= 1 */
+/* The same; each thread of its own runs the hook when it starts, with index 1 .. num_threads - 1: 0 is the caller, who sees to itself. */
+FS_MUST_USE fs_status fs_pool_create_hooked(uint32_t num_threads, fs_thread_hook hook, fs_pool **out);
 void fs_pool_destroy(fs_pool *pool);
 uint32_t fs_pool_num_threads(const fs_pool *pool);
 

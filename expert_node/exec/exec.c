@@ -350,6 +350,7 @@ fs_status fs_exec_create(uv_loop_t *loop, const fs_exec_options *options, fs_exe
     exec->fingerprint = fs_store_fingerprint(options->store);
     exec->max_message = options->max_message;
     exec->threads = options->threads;
+    exec->numa = options->numa;
     exec->inline_ns = options->inline_ns;
     exec->split_ns = options->split_ns;
     exec->device = options->device;

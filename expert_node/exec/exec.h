@@ -5,6 +5,7 @@
 
 #include "device/offload.h"
 #include "fabric/fabric.h"
+#include "numa/numa.h"
 #include "store/store.h"
 
 typedef struct fs_exec fs_exec;
@@ -23,6 +24,7 @@ typedef struct {
     const fs_exec_port *port;  /* borrowed for the executor's life */
     fs_store *store;           /* the same */
     uint32_t threads;          /* that compute, at least 1 */
+    fs_numa *numa;             /* where they run; borrowed; may be NULL */
     uint32_t queue_rows;       /* pairs that may wait; a dispatch beyond them is answered FS_WIRE_EXHAUSTED */
     uint32_t queue_dispatches; /* dispatches not yet answered, of all routers; the same */
     uint64_t

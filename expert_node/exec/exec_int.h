@@ -94,6 +94,7 @@ struct fs_exec {
     fs_exec_job *device_job;
     bool device_busy;
     fs_exec_helper *helpers, *free_helper; /* [threads] */
+    fs_numa *numa;
     uint32_t threads, threads_busy;
     uint64_t inline_ns, split_ns;
     uint64_t row_ns; /* what a row took a thread lately; 0: not known yet */

@@ -319,7 +319,8 @@ fs_status fs_exec_create_jobs(fs_exec *exec, uv_loop_t *loop)
         exec->free_helper = &exec->helpers[i];
     }
     exec->phases_made = true;
-    fs_status st = fs_worker_create(loop, "expert", exec->threads, &exec->worker);
+    fs_status st = fs_worker_create_hooked(loop, "expert", exec->threads, fs_numa_hook(exec->numa),
+                                           &exec->worker);
     if (st != FS_OK || !exec->device) return st;
     exec->device_job = new_jobs(1);
     if (!exec->device_job) return FS_NO_MEMORY;

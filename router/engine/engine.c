@@ -141,14 +141,30 @@ static fs_status alloc_tables(fs_engine *e)
     return FS_OK;
 }
 
+/* The worker counts as the pool's first thread. */
+static fs_status create_threads(fs_engine *e)
+{
+    fs_thread_hook hook = fs_numa_hook(e->options.numa);
+    fs_status st = fs_pool_create_hooked(e->options.threads, hook, &e->pool);
+    return st == FS_OK ? fs_worker_create_hooked(e->loop, "fs-compute", 1, hook, &e->worker) : st;
+}
+
+static fs_status create_kv(fs_engine *e, uint32_t pages)
+{
+    fs_kv_shape shape = fs_backbone_kv_shape(e->options.backbone);
+    fs_status st = fs_kv_pool_create(shape, pages, &e->kv);
+    if (st == FS_OK)
+        fs_numa_interleave(e->options.numa, fs_kv_at(e->kv, 0, 0, 0), fs_kv_page_bytes(shape) * pages);
+    return st;
+}
+
 static fs_status build(fs_engine *e, fs_detail *detail)
 {
     uint32_t pages = 0;
     fs_status st = split_pages(e, &pages, detail);
     if (st == FS_OK) st = create_sched(e, pages, detail);
-    if (st == FS_OK) st = fs_kv_pool_create(fs_backbone_kv_shape(e->options.backbone), pages, &e->kv);
-    if (st == FS_OK) st = fs_pool_create(e->options.threads, &e->pool);
-    if (st == FS_OK) st = fs_worker_create(e->loop, "fs-compute", 1, &e->worker);
+    if (st == FS_OK) st = create_kv(e, pages);
+    if (st == FS_OK) st = create_threads(e);
     const fs_lookahead_options lookahead = lookahead_options(e, 2 * pages);
     if (st == FS_OK) st = fs_lookahead_create(&lookahead, &e->lookahead);
     if (st == FS_OK) st = alloc_tables(e);

@@ -15,6 +15,7 @@
 #include "engine/sampler.h"
 #include "engine/stop.h"
 #include "model/tokenizer.h"
+#include "numa/numa.h"
 #include "sched/sched.h"
 #include "trace/trace.h"
 
@@ -34,6 +35,7 @@ typedef struct {
     const fs_tokenizer *tokenizer;
     fs_dispatcher *dispatcher;
     uint32_t threads;  /* that compute */
+    fs_numa *numa;     /* where they run; borrowed; may be NULL */
     uint64_t kv_bytes; /* for both KV caches, the backbone's and the pre-gating network's */
     uint32_t max_running, max_waiting;
     uint32_t step_tokens;   /* rows of a micro-batch at most */

@@ -115,6 +115,26 @@ static void destroy_waits_for_running_jobs_and_drops_the_rest(void **state)
     uv_sem_destroy(&gate);
 }
 
+static uint32_t num_hooks[4];
+
+static void count_hook(void *arg, uint32_t index)
+{
+    assert_ptr_equal(arg, num_hooks);
+    __atomic_fetch_add(&num_hooks[index], 1, __ATOMIC_RELAXED);
+}
+
+static void each_thread_runs_the_hook_once_with_an_index_of_its_own(void **state)
+{
+    uv_loop_t *loop = *state;
+    fs_worker *worker;
+    memset(num_hooks, 0, sizeof num_hooks);
+    assert_int_equal(
+        fs_worker_create_hooked(loop, "test", 4, (fs_thread_hook){count_hook, num_hooks}, &worker), FS_OK);
+    fs_worker_destroy(worker); /* at once: threads that have not begun run it all the same */
+    uv_run(loop, UV_RUN_DEFAULT);
+    for (int i = 0; i < 4; i++) assert_int_equal(num_hooks[i], 1);
+}
+
 static void a_worker_without_threads_is_refused(void **state)
 {
     fs_worker *worker = NULL;
@@ -128,6 +148,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(jobs_start_in_the_order_of_posting, setup, teardown),
         cmocka_unit_test_setup_teardown(every_job_comes_back_to_the_loop_and_may_post_again, setup, teardown),
         cmocka_unit_test_setup_teardown(destroy_waits_for_running_jobs_and_drops_the_rest, setup, teardown),
+        cmocka_unit_test_setup_teardown(each_thread_runs_the_hook_once_with_an_index_of_its_own, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_worker_without_threads_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -95,6 +95,21 @@ static void an_unused_pool_ends(void **state)
     fs_pool_destroy(NULL);
 }
 
+static void count_hook(void *arg, uint32_t index)
+{
+    atomic_fetch_add(&((atomic_uint *)arg)[index], 1);
+}
+
+static void each_thread_but_the_caller_runs_the_hook_once(void **state)
+{
+    atomic_uint num_hooks[4] = {0};
+    fs_pool *pool = NULL;
+    assert_int_equal(fs_pool_create_hooked(4, (fs_thread_hook){count_hook, num_hooks}, &pool), FS_OK);
+    check_runs(pool, 9, 10, 0);
+    fs_pool_destroy(pool);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(num_hooks[i], i > 0);
+}
+
 static void no_threads_are_refused(void **state)
 {
     fs_pool *pool = NULL;
@@ -111,6 +126,7 @@ int main(void)
         cmocka_unit_test(callers_take_turns),
         cmocka_unit_test(without_a_pool_the_caller_does_it_all),
         cmocka_unit_test(an_unused_pool_ends),
+        cmocka_unit_test(each_thread_but_the_caller_runs_the_hook_once),
         cmocka_unit_test(no_threads_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
