@@ -105,7 +105,7 @@ static const fs_conf_option table[] = {
     {.name = "lookahead",
      .type = FS_CONF_ENUM,
      .offset = AT(lookahead),
-     .default_text = "full",
+     .default_text = "hints",
      .words = "off|hints|full",
      .help = "What expert nodes that keep a part of their experts in memory are told ahead: nothing, the "
              "experts of each "
