@@ -75,6 +75,8 @@ typedef struct {
     uint32_t distance; /* visits of all micro-batches (fs_dispatch_send) until the first layer's */
     uint32_t stride;   /* and from each layer's to the next one's, >= 1 */
 } fs_dispatch_hint;
+/* Whether any node is to be told: else there is no need to make a hint. */
+bool fs_dispatcher_wants_hints(const fs_dispatcher *dispatcher);
 /* Only advice: a node that has no room for it, or has all its experts in memory, is told nothing. */
 void fs_dispatcher_hint(fs_dispatcher *dispatcher, const fs_dispatch_hint *hint);
 

@@ -61,23 +61,33 @@ static void send_hint(fs_dispatch_node *node)
     d->stats.hints_dropped++;
 }
 
+static bool is_told(const fs_dispatcher *d, uint32_t slot)
+{
+    return d->node[slot]->wants_hints && d->plan_node[slot].connected && d->node[slot]->peer;
+}
+
+bool fs_dispatcher_wants_hints(const fs_dispatcher *d)
+{
+    for (uint32_t i = 0; i < d->view.num_nodes; i++)
+        if (is_told(d, i)) return true;
+    return false;
+}
+
 void fs_dispatcher_hint(fs_dispatcher *d, const fs_dispatch_hint *hint)
 {
-    bool any = false;
+    if (!fs_dispatcher_wants_hints(d)) return;
     for (uint32_t i = 0; i < d->view.num_nodes; i++) {
         fs_dispatch_node *node = d->node[i];
         node->hint_visit.size = node->hint_expert.size = 0;
         node->hint_visit.failed = node->hint_expert.failed = false;
-        any |= node->wants_hints && d->plan_node[i].connected;
     }
-    for (uint32_t l = 0; any && l < d->options.num_moe_layers; l++) {
+    for (uint32_t l = 0; l < d->options.num_moe_layers; l++) {
         uint64_t distance = hint->distance + (uint64_t)l * hint->stride;
         if (distance > FS_WIRE_HINT_MAX_DISTANCE) break;
         mark_visited(d, hint, l);
         for (uint32_t e = 0; e < d->options.num_experts; e++)
             if (d->visited[e]) add_use(d, l, e, (uint32_t)distance);
     }
-    for (uint32_t i = 0; any && i < d->view.num_nodes; i++)
-        if (d->node[i]->hint_visit.size > 0 && d->plan_node[i].connected && d->node[i]->peer)
-            send_hint(d->node[i]);
+    for (uint32_t i = 0; i < d->view.num_nodes; i++)
+        if (d->node[i]->hint_visit.size > 0 && is_told(d, i)) send_hint(d->node[i]);
 }

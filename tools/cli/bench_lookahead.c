@@ -6,11 +6,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/quantile.h"
 #include "cli/cache_rows.h"
 #include "cli/cli.h"
 #include "cli/load.h"
 
-enum { MAX_ROUNDS = 64, MAX_TRACE_BYTES = 1 << 30, MAX_WORDS = 512 };
+enum { MAX_ROUNDS = 64, MAX_WORDS = 512 };
 
 typedef struct {
     fs_cluster_options cluster;
@@ -22,34 +23,7 @@ typedef struct {
 
 static const fs_conf_option table[] = {
     FS_CLI_CLUSTER_OPTIONS(look_options, cluster, "error"),
-    {.name = "streams",
-     .type = FS_CONF_U32,
-     .offset = AT(load.streams),
-     .default_text = "4",
-     .min = 1,
-     .max = FS_LOAD_MAX_STREAMS,
-     .help = "Generations that run at once while time is taken."},
-    {.name = "requests",
-     .type = FS_CONF_U32,
-     .offset = AT(load.requests),
-     .default_text = "16",
-     .min = 1,
-     .max = FS_LOAD_MAX_REQUESTS,
-     .help = "Generations of each run."},
-    {.name = "max-tokens",
-     .type = FS_CONF_U32,
-     .offset = AT(load.max_tokens),
-     .default_text = "48",
-     .min = 2,
-     .max = 1u << 20,
-     .help = "Tokens of each generation."},
-    {.name = "timeout",
-     .type = FS_CONF_DURATION,
-     .offset = AT(load.timeout_ns),
-     .default_text = "2m",
-     .min = 1,
-     .max = 24 * 3600 * (uint64_t)FS_NS_PER_S,
-     .help = "Each generation's deadline."},
+    FS_LOAD_OPTIONS(look_options, load, "4", "16", "48", 2),
     {.name = "rounds",
      .type = FS_CONF_U32,
      .offset = AT(rounds),
@@ -105,13 +79,7 @@ static double median(const double *values, uint32_t count)
 {
     double sorted[MAX_ROUNDS];
     memcpy(sorted, values, count * sizeof *sorted);
-    for (uint32_t i = 1; i < count; i++)
-        for (uint32_t j = i; j > 0 && sorted[j] < sorted[j - 1]; j--) {
-            double swap = sorted[j];
-            sorted[j] = sorted[j - 1];
-            sorted[j - 1] = swap;
-        }
-    return sorted[count / 2];
+    return fs_quantile(sorted, count, 0.5);
 }
 
 /* ---- runs ---- */
@@ -140,19 +108,16 @@ static fs_status record(const look_options *o, look_results *r, bool *interrupte
     fs_cluster_options cluster = o->cluster;
     fs_load_options load = o->load;
     fs_load_result result;
-    fs_buffer bytes = {0};
     cluster.router_trace = path;
     load.streams = TRACE_STREAMS;
     load.requests = TRACE_REQUESTS;
     load.sampled = true;
     fs_status st = run_cluster(&cluster, &load, &result, interrupted, detail);
-    if (st == FS_OK) st = fs_file_read(path, MAX_TRACE_BYTES, &bytes, detail);
-    if (st == FS_OK) st = fs_visits_read(bytes.data, bytes.size, "the trace", &r->visits, detail);
+    if (st == FS_OK) st = fs_visits_load(path, &r->visits, detail);
     for (int i = 0; st == FS_OK && i < NUM_SHARES; i++) {
         r->rows[i].percent = shares[i];
         st = fs_cache_row_run(&r->visits, &r->rows[i], detail);
     }
-    fs_buffer_free(&bytes);
     unlink(path);
     return st;
 }

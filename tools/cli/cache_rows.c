@@ -19,8 +19,7 @@ static const struct {
 
 fs_status fs_cache_row_run(const fs_visits *v, fs_cache_row *r, fs_detail *detail)
 {
-    uint64_t room = (uint64_t)fs_visits_num_keys(v) * r->percent / 100;
-    r->room = room > 0 ? (uint32_t)room : 1;
+    r->room = fs_visits_room(v, r->percent);
     fs_status st = fs_cache_replay_optimum(v, r->room, &r->optimum, detail);
     for (int i = 0; st == FS_OK && i < FS_CACHE_COLUMNS; i++) {
         const fs_cache_replay_options o = {

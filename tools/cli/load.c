@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/quantile.h"
+
 /* What the text follows; requests take turns, so that sequences differ and visit different experts. */
 static const char *const prompts[] = {
     "Once upon a time, in a small house by the sea, there lived",
@@ -77,21 +79,6 @@ typedef struct {
     uint32_t started, ended, finished, num_per_token;
     fs_load_result *row;
 } bench;
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* The nearest rank. */
-static double quantile(double *values, size_t count, double q)
-{
-    if (count == 0) return 0;
-    qsort(values, count, sizeof(*values), compare);
-    size_t rank = (size_t)(q * (double)count);
-    return values[rank < count ? rank : count - 1];
-}
 
 static void on_piece(fs_generation *g, const char *text, size_t size)
 {
@@ -189,10 +176,10 @@ fs_status fs_load_run(fs_cli *cli, const fs_load_options *o, fs_load_result *r, 
         for (uint32_t i = 0; i < b.num_per_token; i++)
             r->per_token_mean_ms += b.per_token[i] / b.num_per_token;
         for (size_t i = 0; i < b.num_gaps; i++) r->gap_ms[0] += b.gap[i] / (double)b.num_gaps;
-        r->gap_ms[1] = quantile(b.gap, b.num_gaps, 0.95);
+        r->gap_ms[1] = fs_quantile(b.gap, b.num_gaps, 0.95);
         for (int i = 0; i < 2; i++) {
-            r->ttft_ms[i] = quantile(b.ttft, b.finished, i ? 0.95 : 0.5);
-            r->per_token_ms[i] = quantile(b.per_token, b.num_per_token, i ? 0.95 : 0.5);
+            r->ttft_ms[i] = fs_quantile(b.ttft, b.finished, i ? 0.95 : 0.5);
+            r->per_token_ms[i] = fs_quantile(b.per_token, b.num_per_token, i ? 0.95 : 0.5);
         }
     }
     free(b.stream);

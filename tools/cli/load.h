@@ -25,6 +25,35 @@ typedef struct {
     int64_t timeout_ns; /* each generation's deadline */
 } fs_load_options;
 
+/* The options of one load, for the commands that make one. */
+#define FS_LOAD_OPTIONS(options_type, member, streams_text, requests_text, tokens_text, tokens_min)          \
+    {.name = "streams",                                                                                      \
+     .type = FS_CONF_U32,                                                                                    \
+     .offset = offsetof(options_type, member.streams),                                                       \
+     .default_text = streams_text,                                                                           \
+     .min = 1,                                                                                               \
+     .max = FS_LOAD_MAX_STREAMS,                                                                             \
+     .help = "Generations that run at once."},                                                               \
+        {.name = "requests",                                                                                 \
+         .type = FS_CONF_U32,                                                                                \
+         .offset = offsetof(options_type, member.requests),                                                  \
+         .default_text = requests_text,                                                                      \
+         .min = 1,                                                                                           \
+         .max = FS_LOAD_MAX_REQUESTS,                                                                        \
+         .help = "Generations of a run in all."},                                                            \
+        {.name = "max-tokens",                                                                               \
+         .type = FS_CONF_U32,                                                                                \
+         .offset = offsetof(options_type, member.max_tokens),                                                \
+         .default_text = tokens_text,                                                                        \
+         .min = tokens_min,                                                                                  \
+         .max = 1u << 20,                                                                                    \
+         .help = "Tokens of each generation."},                                                              \
+    {                                                                                                        \
+        .name = "timeout", .type = FS_CONF_DURATION, .offset = offsetof(options_type, member.timeout_ns),    \
+        .default_text = "2m", .min = 1, .max = 24 * 3600 * (uint64_t)FS_NS_PER_S,                            \
+        .help = "Each generation's deadline."                                                                \
+    }
+
 typedef struct {
     uint32_t streams, requests, failed;
     uint64_t tokens;

@@ -4,8 +4,6 @@
 #include "cli/cli.h"
 #include "sim/node_sim.h"
 
-enum { MAX_TRACE_BYTES = 1 << 30 };
-
 typedef struct {
     fs_node_sim_options node; /* policy, hints, prefetch and room are set by the modes */
     uint32_t memory, jitter, seed;
@@ -104,15 +102,11 @@ static void print_text(const fs_visits *v, const fs_node_sim_result *results)
 
 static fs_status simulate(const sim_options *o, const char *file, fs_detail *detail)
 {
-    fs_buffer bytes = {0};
     fs_visits v = {0};
     fs_node_sim_result results[NUM_MODES];
     fs_node_sim_options node = o->node;
-    fs_status st = fs_file_read(file, MAX_TRACE_BYTES, &bytes, detail);
-    if (st == FS_OK) st = fs_visits_read(bytes.data, bytes.size, file, &v, detail);
-    fs_buffer_free(&bytes);
-    uint64_t room = (uint64_t)fs_visits_num_keys(&v) * o->memory / 100;
-    node.room = room > 0 ? (uint32_t)room : 1;
+    fs_status st = fs_visits_load(file, &v, detail);
+    node.room = fs_visits_room(&v, o->memory);
     node.jitter = o->jitter / 100.0;
     node.seed = o->seed;
     for (int i = 0; st == FS_OK && i < NUM_MODES; i++) {

@@ -8,8 +8,6 @@
 #include "sim/recall.h"
 #include "sim/visits.h"
 
-enum { MAX_TRACE_BYTES = 1 << 30 };
-
 typedef struct {
     const char *memory;
     bool json;
@@ -92,10 +90,7 @@ static void print_text(const results *r)
 
 static fs_status replay(results *r, fs_detail *detail)
 {
-    fs_buffer bytes = {0};
-    fs_status st = fs_file_read(r->file, MAX_TRACE_BYTES, &bytes, detail);
-    if (st == FS_OK) st = fs_visits_read(bytes.data, bytes.size, r->file, &r->visits, detail);
-    fs_buffer_free(&bytes);
+    fs_status st = fs_visits_load(r->file, &r->visits, detail);
     if (st == FS_OK) st = fs_recall_run(&r->visits, r->recall, &r->num_recall, detail);
     for (uint32_t i = 0; st == FS_OK && i < r->num_rows; i++)
         st = fs_cache_row_run(&r->visits, &r->rows[i], detail);

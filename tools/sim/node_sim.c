@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/quantile.h"
 #include "base/random.h"
+#include "sim/unit_cache.h"
 
 /* A hint is believed for so long after its time. */
 #define GRACE_NS FS_NS_PER_S
@@ -22,11 +24,9 @@ typedef struct {
     int64_t now_ns, visit_ns; /* visit_ns: how long a visit took lately, for the times of hints */
     load loading[FS_NODE_SIM_MAX_LOADS];
     uint32_t num_loading;
-    bool *done;          /* [num_experts] of the visit under way */
-    size_t *following;   /* [num_visits] the next visit of the same step, or SIZE_MAX */
-    size_t *first_visit; /* [num_steps] or SIZE_MAX */
-    int64_t *began_ns;   /* [num_steps] */
-    double *step_ns;     /* [num_steps] of those that are over */
+    bool *done;        /* [num_experts] of the visit under way */
+    int64_t *began_ns; /* [num_steps] */
+    double *step_ns;   /* [num_steps] of those that are over */
     size_t num_over;
     fs_node_sim_result result;
 } sim;
@@ -72,29 +72,12 @@ static void pass(sim *s, int64_t until_ns)
 
 /* ---- steps ---- */
 
-static void link_visits(sim *s)
-{
-    const fs_visits *v = s->v;
-    size_t last[FS_TRACE_MAX_LANES];
-    memset(last, 0xff, sizeof last);
-    memset(s->first_visit, 0xff, v->num_steps * sizeof *s->first_visit);
-    for (size_t i = 0; i < v->num_visits; i++) {
-        const fs_visit *visit = &v->visit[i];
-        s->following[i] = SIZE_MAX;
-        if (s->first_visit[visit->step] == SIZE_MAX)
-            s->first_visit[visit->step] = i;
-        else
-            s->following[last[visit->lane]] = i;
-        last[visit->lane] = i;
-    }
-}
-
 static void begin_step(sim *s, size_t step)
 {
     int64_t at_ns = s->now_ns;
     s->began_ns[step] = s->now_ns;
-    for (size_t i = s->first_visit[step]; s->o->hints && i != SIZE_MAX;
-         i = s->following[i], at_ns += s->visit_ns)
+    for (size_t i = s->v->step[step].first_visit; s->o->hints && i != FS_NO_VISIT;
+         i = s->v->visit[i].following, at_ns += s->visit_ns)
         for (uint32_t k = 0; k < s->v->visit[i].num_keys; k++)
             (void)fs_cache_hint(s->cache, 0, s->v->key[s->v->visit[i].first + k], at_ns, s->now_ns);
     obey(s);
@@ -135,71 +118,40 @@ static void run_visit(sim *s, size_t index)
     run_experts(s, visit);
     int64_t took_ns = s->now_ns - began_ns;
     s->visit_ns = s->visit_ns ? (7 * s->visit_ns + took_ns) / 8 : took_ns;
-    if (s->following[index] == SIZE_MAX)
+    if (visit->following == FS_NO_VISIT)
         s->step_ns[s->num_over++] = (double)(s->now_ns - s->began_ns[visit->step]);
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static void sum_up(sim *s)
 {
     fs_node_sim_result *r = &s->result;
     for (size_t i = 0; i < s->num_over; i++) r->step_mean_ns += s->step_ns[i] / (double)s->num_over;
-    qsort(s->step_ns, s->num_over, sizeof *s->step_ns, compare);
-    if (s->num_over) r->step_p95_ns = s->step_ns[(size_t)(0.95 * (double)s->num_over)];
+    r->step_p95_ns = fs_quantile(s->step_ns, s->num_over, 0.95);
     r->total_ns = s->now_ns - FS_NS_PER_S;
     fs_cache_get_stats(s->cache, &r->cache);
 }
 
 /* ---- frame ---- */
 
-static fs_status create_cache(sim *s)
-{
-    const fs_trace_model *m = &s->v->model;
-    uint32_t n = fs_visits_num_keys(s->v);
-    uint64_t *bytes = malloc(n * sizeof *bytes);
-    uint8_t *wanted = malloc(n);
-    for (uint32_t i = 0; bytes && i < n; i++) bytes[i] = 1;
-    const fs_cache_options options = {.policy = s->o->policy,
-                                      .prefetch = s->o->prefetch,
-                                      .num_layers = m->num_moe_layers,
-                                      .num_experts = m->num_experts,
-                                      .key_bytes = bytes,
-                                      .budget_bytes = s->o->room,
-                                      .max_loads = s->o->max_loads,
-                                      .hint_grace_ns = GRACE_NS};
-    fs_status st = bytes && wanted ? fs_cache_create(&options, &s->cache) : FS_NO_MEMORY;
-    if (st == FS_OK) {
-        memset(wanted, 1, n);
-        fs_cache_assign(s->cache, wanted);
-    }
-    free(bytes);
-    free(wanted);
-    return st;
-}
-
 static fs_status allocate(sim *s)
 {
     const fs_visits *v = s->v;
     s->done = calloc(v->model.num_experts, sizeof *s->done);
-    s->following = calloc(v->num_visits + 1, sizeof *s->following);
-    s->first_visit = calloc(v->num_steps + 1, sizeof *s->first_visit);
     s->began_ns = calloc(v->num_steps + 1, sizeof *s->began_ns);
     s->step_ns = calloc(v->num_steps + 1, sizeof *s->step_ns);
-    if (!s->done || !s->following || !s->first_visit || !s->began_ns || !s->step_ns) return FS_NO_MEMORY;
-    return create_cache(s);
+    const fs_unit_cache_options cache = {.policy = s->o->policy,
+                                         .prefetch = s->o->prefetch,
+                                         .room = s->o->room,
+                                         .max_loads = s->o->max_loads,
+                                         .hint_grace_ns = GRACE_NS};
+    if (!s->done || !s->began_ns || !s->step_ns) return FS_NO_MEMORY;
+    return fs_unit_cache_create(v, &cache, &s->cache);
 }
 
 static void release(sim *s)
 {
     fs_cache_destroy(s->cache);
     free(s->done);
-    free(s->following);
-    free(s->first_visit);
     free(s->began_ns);
     free(s->step_ns);
 }
@@ -212,7 +164,6 @@ fs_status fs_node_sim_run(const fs_visits *v, const fs_node_sim_options *o, fs_n
     fs_status st = allocate(&s);
     if (st == FS_OK) {
         size_t step = 0;
-        link_visits(&s);
         for (size_t i = 0; i < v->num_visits; i++) {
             for (; step < v->num_steps && v->step[step].next_visit <= i; step++) begin_step(&s, step);
             run_visit(&s, i);

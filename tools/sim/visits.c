@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ROUTE_ENTRIES = 1 << 30 }; /* a few bytes of a step can name many tokens */
+enum {
+    MAX_FILE_BYTES = 1 << 30,
+    MAX_ROUTE_ENTRIES = 1 << 30 /* a few bytes of a step can name many tokens */
+};
 
 /* A sequence's routes as they became known. */
 typedef struct {
@@ -16,7 +19,8 @@ typedef struct {
 typedef struct {
     bool busy;
     uint32_t step, num_rows, next_layer;
-    size_t first_row; /* of fs_visits.route */
+    size_t last_visit; /* of the step, once next_layer > 0 */
+    size_t first_row;  /* of fs_visits.route */
 } lane;
 
 typedef struct {
@@ -111,7 +115,8 @@ static fs_status on_step(reading *r, const fs_trace_event *e)
                                               .lane = e->lane,
                                               .num_parts = e->num_parts,
                                               .num_rows = l->num_rows,
-                                              .next_visit = v->num_visits};
+                                              .next_visit = v->num_visits,
+                                              .first_visit = FS_NO_VISIT};
     return FS_OK;
 }
 
@@ -121,7 +126,6 @@ static fs_status on_experts(reading *r, const fs_trace_event *e)
     lane *l = &r->lane[e->lane];
     const fs_trace_model *m = &v->model;
     if (!l->busy || e->layer != l->next_layer) return wrong(r, "a visit that no step makes, lane", e->lane);
-    l->next_layer++;
     memset(r->seen, 0, m->num_experts);
     for (uint32_t i = 0; i < l->num_rows; i++) {
         const uint16_t *route = v->route + (l->first_row + i) * r->row_entries + (size_t)e->layer * m->top_k;
@@ -135,11 +139,15 @@ static fs_status on_experts(reading *r, const fs_trace_event *e)
                       .layer = e->layer,
                       .step = l->step,
                       .num_rows = l->num_rows,
-                      .first = v->num_keys};
+                      .first = v->num_keys,
+                      .following = FS_NO_VISIT};
     for (uint32_t x = 0; x < m->num_experts; x++)
         if (r->seen[x]) v->key[v->num_keys++] = e->layer * m->num_experts + x;
     visit.num_keys = (uint32_t)(v->num_keys - visit.first);
+    *(l->next_layer++ ? &v->visit[l->last_visit].following : &v->step[l->step].first_visit) = v->num_visits;
+    l->last_visit = v->num_visits;
     v->visit[v->num_visits++] = visit;
+    if (e->lane >= v->num_lanes) v->num_lanes = e->lane + 1;
     return FS_OK;
 }
 
@@ -198,6 +206,15 @@ fs_status fs_visits_read(const uint8_t *data, size_t size, const char *name, fs_
         *out = visits;
     else
         fs_visits_free(&visits);
+    return st;
+}
+
+fs_status fs_visits_load(const char *path, fs_visits *out, fs_detail *detail)
+{
+    fs_buffer bytes = {0};
+    fs_status st = fs_file_read(path, MAX_FILE_BYTES, &bytes, detail);
+    if (st == FS_OK) st = fs_visits_read(bytes.data, bytes.size, path, out, detail);
+    fs_buffer_free(&bytes);
     return st;
 }
 
